@@ -1,0 +1,54 @@
+"""The promise of an item index: the nearest rows to a query vector by inner product.
+
+Shape legend: B = queries, K = results, D = dimensions, M = rows touched by a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Excluded = Sequence[NDArray[np.int32]]
+"""Per query, the rows that may not be returned."""
+
+
+class Index(Protocol):
+    """Item vectors by row. An engine is one file that keeps this promise.
+
+    Row 0 is padding and never returned. Where fewer than k rows are left, the rest of a result
+    is row 0 with score -inf.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of rows that can be found."""
+        ...
+
+    def add(self, rows_M: NDArray[np.int32], vectors_MD: NDArray[np.float32]) -> None:
+        """Put or replace the vectors of `rows_M`; the index grows as far as rows reach."""
+        ...
+
+    def remove(self, rows_M: NDArray[np.int32]) -> None:
+        """Make `rows_M` unfindable until they are added again."""
+        ...
+
+    def search(
+        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return rows (B, K) int32 and scores (B, K) float32, best first; ties by lower row."""
+        ...
+
+    def to_tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays that a Bundle stores."""
+        ...
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Return the index that `to_tensors` described.
+
+        Raises:
+            ValueError: a tensor is missing or has the wrong shape or type.
+        """
+        ...

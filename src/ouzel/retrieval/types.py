@@ -1,0 +1,126 @@
+"""What a candidate source is asked and what it answers: plain columns, rows only.
+
+Shape legend: D = dimensions of a vector, K = candidates, n = events in a history.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.events.interactions import History
+
+
+def _no_rows() -> NDArray[np.int32]:
+    return np.empty(0, np.int32)
+
+
+def no_history() -> History:
+    """Return a history without events: an anonymous visitor.
+
+    >>> len(no_history())
+    0
+    """
+    return History(_no_rows(), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One request for candidates, in rows.
+
+    `user` is the log's user row (None: session or anonymous). `history` may be empty. `vector`
+    (D,) float32 is the encoded query, None where no model applies. `k` is the length of the
+    list wanted in the end. `seen` and `exclude` are int32 rows that must not be shown: the
+    first because the user had them already, the second because the caller said so. `now_ms` is
+    the request time in UTC milliseconds, `deadline_ms` the latest moment for an answer on the
+    scale of `time.monotonic() * 1000` (infinite: none).
+
+    >>> Query(k=10, now_ms=0).forbidden()
+    array([], dtype=int32)
+    """
+
+    k: int
+    now_ms: int
+    user: int | None = None
+    history: History = field(default_factory=no_history)
+    vector: NDArray[np.float32] | None = None
+    seen: NDArray[np.int32] = field(default_factory=_no_rows)
+    exclude: NDArray[np.int32] = field(default_factory=_no_rows)
+    deadline_ms: float = math.inf
+
+    def forbidden(self) -> NDArray[np.int32]:
+        """Return the rows that must not be shown, sorted, each once: `seen` and `exclude`."""
+        return np.unique(np.concatenate([self.seen, self.exclude])).astype(np.int32, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """K candidates as columns of one length: never a list of objects.
+
+    `rows_K` int32 catalogue rows, `scores_K` float32 (higher is better), `sources_K` int8: which
+    of `names` each came from.
+
+    Raises:
+        ValueError: the columns differ in length.
+
+    >>> found = Candidates.of("popular", np.array([7, 3]), np.array([2.0, 1.0]))
+    >>> found.take(np.array([1])).rows_K
+    array([3], dtype=int32)
+    """
+
+    rows_K: NDArray[np.int32]
+    scores_K: NDArray[np.float32]
+    sources_K: NDArray[np.int8]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        lengths = (len(self.rows_K), len(self.scores_K), len(self.sources_K))
+        if len(set(lengths)) != 1:
+            raise ValueError(
+                f"columns rows, scores, sources have lengths {lengths}: give one length"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows_K)
+
+    @classmethod
+    def of(
+        cls, name: str, rows_K: NDArray[np.integer], scores_K: NDArray[np.floating]
+    ) -> Candidates:
+        """Return the candidates of the single source `name`."""
+        return cls(
+            rows_K.astype(np.int32, copy=False),
+            scores_K.astype(np.float32, copy=False),
+            np.zeros(len(rows_K), np.int8),
+            (name,),
+        )
+
+    @classmethod
+    def empty(cls, names: tuple[str, ...] = ()) -> Candidates:
+        """Return no candidates."""
+        return cls(_no_rows(), np.empty(0, np.float32), np.empty(0, np.int8), names)
+
+    def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_] | Sequence[int]) -> Candidates:
+        """Return the candidates at the positions `chosen`, in that order, or under a mask."""
+        index = np.asarray(chosen, dtype=None if len(chosen) else np.int64)
+        return Candidates(
+            self.rows_K[index], self.scores_K[index], self.sources_K[index], self.names
+        )
+
+
+class Source(Protocol):
+    """Something that proposes items: its `name` is shown with every item it proposed."""
+
+    @property
+    def name(self) -> str:
+        """Return the name that answers carry."""
+        ...
+
+    def candidates(self, query: Query, k: int) -> Candidates:
+        """Return up to `k` candidates, best first, none of them in `query.forbidden()`."""
+        ...
