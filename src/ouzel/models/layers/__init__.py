@@ -1,1 +1,1 @@
-"""Room: models/layers."""
+"""Layers that several models share."""

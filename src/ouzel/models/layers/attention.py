@@ -1,0 +1,60 @@
+"""Causal attention in the two forms a streaming model needs: over a window, over a cache.
+
+Both use softmax of q.k / sqrt(E) per row, a constant normaliser in the sense that a row's result
+depends on its own keys only, so computing rows together or one by one gives the same answer.
+
+Shape legend: B = batch, L = length, H = heads, E = head size, W = window (ring size).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def attend_window(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Tensor:
+    """Return (B, L, H, E): each position reads itself and the `window - 1` positions before it.
+
+    With `window` None every earlier position is read (no mask is built: faster).
+    """
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    if window is None:
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    else:
+        position = torch.arange(query.shape[2], device=query.device)
+        distance = position.unsqueeze(1) - position.unsqueeze(0)
+        seen = (distance >= 0) & (distance < window)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    return attended.transpose(1, 2)
+
+
+def attend_cached(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    length_B: Tensor,
+    *,
+    own: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Return (B, H, E): one query (B, H, E) per row reads its ring of cached keys and values.
+
+    `keys` (B, H, E, W) and `values` (B, H, W, E) are rings in which event p lies at p modulo W;
+    `length_B` events are in. With `own`, the key and value (B, H, E) of a new event that is not
+    in the ring yet, the event it will push out is already out of sight.
+    """
+    ring = keys.shape[3]
+    place = torch.arange(ring, device=keys.device)
+    hidden = place >= length_B.unsqueeze(1)
+    logits = torch.matmul(query.unsqueeze(2), keys).squeeze(2) / math.sqrt(query.shape[-1])
+    if own is None:
+        logits = logits.masked_fill(hidden.unsqueeze(1), -torch.inf)
+        return torch.matmul(logits.softmax(-1).unsqueeze(2), values).squeeze(2)
+    hidden = hidden | (place == (length_B % ring).unsqueeze(1))
+    logits = logits.masked_fill(hidden.unsqueeze(1), -torch.inf)
+    own_logit = (query * own[0]).sum(-1, keepdim=True) / math.sqrt(query.shape[-1])
+    weights = torch.cat([logits, own_logit], dim=-1).softmax(-1)
+    cached = torch.matmul(weights[..., :-1].unsqueeze(2), values).squeeze(2)
+    return cached + weights[..., -1:] * own[1]

@@ -1,0 +1,261 @@
+"""eSASRec, append-exact: the sequence backbone.
+
+The shifted-sequence objective, gated (LiGR) blocks and sampled softmax of eSASRec, changed where
+the original cannot be continued event by event:
+
+* order and time enter as rotary angles, so a key depends on its own event alone;
+* attention is a sliding window of `window` events, so a state is a ring of `window` rows per layer;
+* the last block is the *request*: its query is made from the newest event and the time of the
+  request, and reads the cached keys with the angle of that time. Nothing it computes is cached.
+  In training the request time of position i is the time of event i + 1, as it is in serving.
+
+Without time (`timed=False`) the last block asks at the event's own time and place, and the request
+is the identity on the cached vector.
+
+Cost: 18 D^2 + 4 n D multiply-adds per event and layer, for n = min(history, window) keys.
+State: 2 L n D numbers for L layers. Receptive field: L (window - 1) + 1 events.
+
+References:
+    Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular
+    Fashion", RecSys 2025. Zhai et al., "Actions Speak Louder than Words" (HSTU), ICML 2024, for
+    the request time. Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018.
+
+Shape legend: B = batch, L = length, D = dim, H = heads, E = D / H, W = window, S = state slots,
+N = catalogue rows with the padding row 0, K = candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ouzel.models.layers.attention import attend_cached, attend_window
+from ouzel.models.layers.gated_block import GatedBlock
+from ouzel.models.layers.rotary import Rotary, rotate
+
+TIME_HARMONICS = 16
+LOG_SECONDS_SCALE = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESASRecConfig:
+    """The shape of the model; every field changes what is computed."""
+
+    dim: int = 64
+    """Size D of item, event and user vectors."""
+    num_layers: int = 2
+    """Blocks, the request block included."""
+    num_heads: int = 2
+    """Attention heads; they share `dim` equally."""
+    window: int = 200
+    """Events that one position attends to, itself included."""
+    expansion: int = 4
+    """Width of the inner layer of a block, in multiples of `dim`."""
+    dropout: float = 0.2
+    """Dropout on item embeddings and on what a block adds, in training."""
+    timed: bool = True
+    """Whether event times and the request time are seen."""
+
+    def __post_init__(self) -> None:
+        if self.dim % (4 * self.num_heads):
+            raise ValueError(
+                f"dim {self.dim} must be a multiple of 4 x num_heads ({self.num_heads})"
+            )
+        if min(self.num_layers, self.window) < 1:
+            raise ValueError(f"num_layers and window must be at least 1: {self}")
+
+    @property
+    def receptive_field(self) -> int:
+        """Return how many of the newest events an answer depends on."""
+        return self.num_layers * (self.window - 1) + 1
+
+
+PRESETS = {
+    "S": ESASRecConfig(),
+    "M": ESASRecConfig(dim=128, num_layers=4, num_heads=4),
+}
+
+
+Angles = tuple[Tensor, Tensor]
+
+
+class ESASRec(nn.Module):
+    """The model over catalogue rows; the module's docstring says how it works."""
+
+    harmonics: Tensor
+
+    def __init__(self, config: ESASRecConfig, num_rows: int) -> None:
+        super().__init__()
+        self.config = config
+        self.items = nn.Embedding(num_rows, config.dim)
+        nn.init.normal_(self.items.weight, std=0.02)
+        self.input_dropout = nn.Dropout(config.dropout)
+        self.rotary = Rotary(config.dim // config.num_heads, timed=config.timed)
+        self.blocks = nn.ModuleList(
+            GatedBlock(
+                config.dim, config.num_heads, expansion=config.expansion, dropout=config.dropout
+            )
+            for _ in range(config.num_layers)
+        )
+        self.final_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        if config.timed:
+            self.elapsed = nn.Linear(2 * TIME_HARMONICS, config.dim)
+        harmonics = torch.arange(1, TIME_HARMONICS + 1) * (math.pi / LOG_SECONDS_SCALE)
+        self.register_buffer("harmonics", harmonics, persistent=False)
+
+    # Training: every position of many histories at once.
+
+    def forward(self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor) -> Tensor:
+        """Return the user vector (B, L, D) after each event, asked at its request time.
+
+        `rows_BL` int64 catalogue rows, 0 where padded (at the end only); times int64 ms.
+        """
+        window = self.config.window if rows_BL.shape[1] > self.config.window else None
+        x, key, value, angles = self._read(self.items(rows_BL), times_BL, window=window)[:4]
+        if self.config.timed:
+            angles = _per_head(self.rotary(_positions(rows_BL), request_times_BL))
+        return self._ask(
+            x,
+            request_times_BL - times_BL,
+            angles,
+            lambda query: attend_window(query, key, value, window=window),
+        )
+
+    def item_vectors(self, rows_N: Tensor) -> Tensor:
+        """Return the output-side vectors (N, D) of catalogue rows."""
+        vectors: Tensor = self.items(rows_N)
+        return vectors
+
+    # Serving: what is exported. `table_ND` is the frozen input side of the item table.
+
+    def encode(
+        self, rows_BL: Tensor, times_BL: Tensor, length_B: Tensor, table_ND: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return per layer the keys and values (B, L, H, E) of each event, then `last` (B, D).
+
+        `last` is what a request starts from: the vector of the newest event.
+        """
+        window = self.config.window
+        x, key, value, angles, cached = self._read(table_ND[rows_BL], times_BL, window=window)
+        if not self.config.timed:
+            x = self._ask(
+                x, times_BL, angles, lambda query: attend_window(query, key, value, window=window)
+            )
+        newest = (length_B - 1).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
+        return (*cached, x.gather(1, newest).squeeze(1))
+
+    def append(
+        self,
+        row_B: Tensor,
+        time_B: Tensor,
+        length_B: Tensor,
+        slot_B: Tensor,
+        table_ND: Tensor,
+        *cache: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return the new cache rows: per layer a key and a value (B, H, E), then `last` (B, D).
+
+        `length_B` counts the events before this one. `cache` holds, layer by layer, the keys
+        (S, H, E, W) and values (S, H, W, E) of all slots as rings: event p lies at p modulo W.
+        """
+        x = self._scale(table_ND[row_B])
+        angles = _per_head(self.rotary(length_B, time_B))
+        fresh: list[Tensor] = []
+        for layer, block in enumerate(self._layers):
+            own = _keys(block, x, angles)
+            fresh += own
+
+            def attend(query: Tensor, layer: int = layer, own: Angles = own) -> Tensor:
+                keys, values = cache[2 * layer][slot_B], cache[2 * layer + 1][slot_B]
+                return attend_cached(query, keys, values, length_B, own=own)
+
+            if layer < len(self.blocks) - 1:
+                x = block.finish(x, attend(rotate(block.project_query(x), *angles)))
+            elif not self.config.timed:
+                x = self._ask(x, time_B, angles, attend)
+        return (*fresh, x)
+
+    def query(
+        self,
+        now_B: Tensor,
+        length_B: Tensor,
+        slot_B: Tensor,
+        last_SD: Tensor,
+        last_time_S: Tensor,
+        *cache: Tensor,
+    ) -> Tensor:
+        """Return the user vectors (B, D) at request times `now_B` (ms) from cached states.
+
+        `cache` holds the keys (S, H, E, W) and values (S, H, W, E) of the last layer. Without
+        time this is the identity on `last`.
+        """
+        last = last_SD[slot_B]
+        if not self.config.timed:
+            return last
+        keys, values = cache[0][slot_B], cache[1][slot_B]
+        return self._ask(
+            last,
+            now_B - last_time_S[slot_B],
+            _per_head(self.rotary(length_B - 1, now_B)),
+            lambda query: attend_cached(query, keys, values, length_B, own=None),
+        )
+
+    def score(self, query_BD: Tensor, candidates_BK: Tensor, vectors_ND: Tensor) -> Tensor:
+        """Return one logit per candidate and action (B, K, 1): the inner product."""
+        return torch.einsum("bd,bkd->bk", query_BD, vectors_ND[candidates_BK]).unsqueeze(-1)
+
+    # Parts.
+
+    @property
+    def _layers(self) -> list[GatedBlock]:
+        return [block for block in self.blocks if isinstance(block, GatedBlock)]
+
+    def _scale(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.input_dropout(x * math.sqrt(self.config.dim))
+        return scaled
+
+    def _read(
+        self, x_BLD: Tensor, times_BL: Tensor, *, window: int | None
+    ) -> tuple[Tensor, Tensor, Tensor, Angles, list[Tensor]]:
+        """Return the vectors before the last block, its keys and values, the angles, the cache."""
+        x = self._scale(x_BLD)
+        angles = _per_head(self.rotary(_positions(times_BL), times_BL))
+        cached: list[Tensor] = []
+        for block in self._layers[:-1]:
+            key, value = _keys(block, x, angles)
+            cached += [key, value]
+            query = rotate(block.project_query(x), *angles)
+            x = block.finish(x, attend_window(query, key, value, window=window))
+        key, value = _keys(self._layers[-1], x, angles)
+        return x, key, value, angles, [*cached, key, value]
+
+    def _ask(
+        self, x: Tensor, elapsed_ms: Tensor, angles: Angles, attend: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the last block's answer (..., D) for events `x` and the time since each."""
+        if self.config.timed:
+            seconds = elapsed_ms.clamp(min=0).to(torch.float32) / 1000
+            phase = torch.log1p(seconds).unsqueeze(-1) * self.harmonics
+            x = x + self.elapsed(torch.cat([phase.sin(), phase.cos()], dim=-1))
+        block = self._layers[-1]
+        attended = attend(rotate(block.project_query(x), *angles))
+        vector: Tensor = self.final_norm(block.finish(x, attended))
+        return vector
+
+
+def _keys(block: GatedBlock, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
+    key, value = block.project_key_value(x)
+    return rotate(key, *angles), value
+
+
+def _positions(like_BL: Tensor) -> Tensor:
+    return torch.arange(like_BL.shape[1], device=like_BL.device).expand(like_BL.shape)
+
+
+def _per_head(angles: Angles) -> Angles:
+    """Return angles (..., P) as (..., 1, P), to be shared by the heads."""
+    return angles[0].unsqueeze(-2), angles[1].unsqueeze(-2)
