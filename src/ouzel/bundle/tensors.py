@@ -68,9 +68,9 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     ...     read_tensors(Path(folder) / "x")["a"].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-    start = _LENGTH_BYTES + int.from_bytes(mapped[:_LENGTH_BYTES].tobytes(), "little")
     try:
+        mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        start = _LENGTH_BYTES + int.from_bytes(mapped[:_LENGTH_BYTES].tobytes(), "little")
         header = json.loads(mapped[_LENGTH_BYTES:start].tobytes())
         header.pop("__metadata__", None)
         return {name: _view(mapped[start:], entry) for name, entry in header.items()}
