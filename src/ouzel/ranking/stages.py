@@ -1,0 +1,228 @@
+"""The stages of the first request path: state, search, fill, filter, select.
+
+Shape legend: B = queries in a pass, K = candidates of one query, D = dimensions of a vector,
+F = rows a list may not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.events.interactions import History
+from ouzel.ranking.pipeline import Kind, Stage, Work
+from ouzel.retrieval.index import Index
+from ouzel.retrieval.types import Candidates, Query, Source
+
+SEQUENCE = "sequence"
+"""Source name of items found with the stored state of a known user."""
+
+SESSION = "session"
+"""Source name of items found with the vector of the session items that the caller sent."""
+
+
+class UserVectors(Protocol):
+    """What the state stage asks of the user-state pool."""
+
+    def query(self, users: Sequence[int], now_ms: int) -> NDArray[np.float32]:
+        """Return the query vectors (B, D) of known users."""
+        ...
+
+    def query_session(self, history: History, now_ms: int) -> NDArray[np.float32]:
+        """Return the query vector (D,) of a history that is not stored."""
+        ...
+
+
+class EncodeUser(Stage):
+    """Gives each query its vector: from the pool for a user, encoded anew for a session.
+
+    A query without history keeps no vector. The pass's queries must share `now_ms`.
+    """
+
+    name = "state"
+    kind: Kind = "hydrate"
+    optional = True
+
+    def __init__(self, states: UserVectors, *, budget_ms: float = 20.0) -> None:
+        self.states = states
+        self.budget_ms = budget_ms
+
+    def run(self, work: Work) -> Work:
+        """Return the work with vectors in its queries.
+
+        Raises:
+            ValueError: the model gave a vector that is not finite.
+        """
+        asking = [query for query in work.queries if query.user is not None and len(query.history)]
+        users = list(dict.fromkeys(query.user for query in asking if query.user is not None))
+        vectors: dict[int, NDArray[np.float32]] = {}
+        if users:
+            vectors = dict(
+                zip(users, _finite(self.states.query(users, asking[0].now_ms)), strict=True)
+            )
+        return Work(tuple(self._hydrated(query, vectors) for query in work.queries), work.found)
+
+    def _hydrated(self, query: Query, vectors: dict[int, NDArray[np.float32]]) -> Query:
+        if not len(query.history):
+            return query
+        if query.user is not None:
+            return replace(query, vector=vectors[query.user])
+        return replace(
+            query, vector=_finite(self.states.query_session(query.history, query.now_ms))
+        )
+
+
+class SearchIndex(Stage):
+    """Finds the best items for every query that has a vector, in one search of the index.
+
+    `with_bias` says that the index holds one more dimension than the vectors, the item's bias;
+    queries then get a 1 there.
+    """
+
+    name = "search"
+    kind: Kind = "source"
+    optional = True
+
+    def __init__(self, index: Index, *, with_bias: bool = False, budget_ms: float = 20.0) -> None:
+        self.index = index
+        self.with_bias = with_bias
+        self.budget_ms = budget_ms
+
+    def run(self, work: Work) -> Work:
+        """Return the work with up to k candidates for each query that has a vector."""
+        asking = [
+            (place, query, query.vector)
+            for place, query in enumerate(work.queries)
+            if query.vector is not None
+        ]
+        if not asking:
+            return work
+        queries_BD = np.stack([vector for _, _, vector in asking])
+        if self.with_bias:
+            ones_B1 = np.ones((len(asking), 1), np.float32)
+            queries_BD = np.concatenate([queries_BD, ones_B1], axis=1)
+        k = max(query.k for _, query, _ in asking)
+        exclude = [_forbidden(query) for _, query, _ in asking]
+        rows_BK, scores_BK = self.index.search(queries_BD, k, exclude=exclude)
+        found = list(work.found)
+        for (place, query, _), rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
+            name = SESSION if query.user is None else SEQUENCE
+            best = Candidates.of(name, rows_K[: query.k], scores_K[: query.k])
+            found[place] = join(found[place], best)
+        return work.with_found(found)
+
+
+class FillFrom(Stage):
+    """Tops up each list that is still short of k with the candidates of one source."""
+
+    kind: Kind = "source"
+
+    def __init__(self, source: Source, *, optional: bool = False, budget_ms: float = 20.0) -> None:
+        self.name = source.name
+        self.source = source
+        self.optional = optional
+        self.budget_ms = budget_ms
+
+    def run(self, work: Work) -> Work:
+        """Return the work with short lists filled; an item already found is not added again."""
+        pairs = zip(work.queries, work.found, strict=True)
+        return work.with_found([self._filled(query, found) for query, found in pairs])
+
+    def _filled(self, query: Query, found: Candidates) -> Candidates:
+        if len(found) >= query.k:
+            return found
+        more = self.source.candidates(query, query.k)
+        if len(found):
+            more = more.take(~_among(more.rows_K, np.sort(found.rows_K)))
+        return join(found, more)
+
+
+class DropForbidden(Stage):
+    """Drops what may not be shown: seen or excluded rows, padding, scores that are no number."""
+
+    name = "filter"
+    kind: Kind = "filter"
+
+    def __init__(self, *, budget_ms: float = 10.0) -> None:
+        self.budget_ms = budget_ms
+
+    def run(self, work: Work) -> Work:
+        """Return the work with only candidates that may be shown."""
+        pairs = zip(work.queries, work.found, strict=True)
+        return work.with_found([_allowed(query, found) for query, found in pairs])
+
+    def fallback(self, work: Work) -> Work:
+        """Return the work without candidates: rather an empty list than a forbidden item."""
+        return work.with_found([Candidates.empty() for _ in work.queries])
+
+
+class TopK(Stage):
+    """Keeps the first k: sources stand in the order of the pipeline, each best first."""
+
+    name = "select"
+    kind: Kind = "select"
+
+    def __init__(self, *, budget_ms: float = 10.0) -> None:
+        self.budget_ms = budget_ms
+
+    def run(self, work: Work) -> Work:
+        """Return the work with lists of at most k."""
+        pairs = zip(work.queries, work.found, strict=True)
+        return work.with_found(
+            [
+                found if len(found) <= query.k else found.take(np.arange(query.k))
+                for query, found in pairs
+            ]
+        )
+
+
+def join(first: Candidates, second: Candidates) -> Candidates:
+    """Return the candidates of both, first then second, each with its source's name.
+
+    >>> one = Candidates.of("a", np.array([1]), np.array([0.5]))
+    >>> both = join(one, Candidates.of("b", np.array([2]), np.array([9.0])))
+    >>> both.rows_K.tolist(), [both.names[source] for source in both.sources_K]
+    ([1, 2], ['a', 'b'])
+    """
+    if not len(first):
+        return second
+    if not len(second):
+        return first
+    return Candidates(
+        np.concatenate([first.rows_K, second.rows_K]),
+        np.concatenate([first.scores_K, second.scores_K]),
+        np.concatenate([first.sources_K, second.sources_K + np.int8(len(first.names))]),
+        first.names + second.names,
+    )
+
+
+def _forbidden(query: Query) -> NDArray[np.int32]:
+    if not len(query.exclude):
+        return query.seen
+    return np.concatenate([query.seen, query.exclude])
+
+
+def _allowed(query: Query, found: Candidates) -> Candidates:
+    if not len(found):
+        return found
+    keep_K = (found.rows_K > 0) & np.isfinite(found.scores_K)
+    forbidden_F = _forbidden(query)
+    if len(forbidden_F):
+        keep_K &= ~_among(found.rows_K, np.sort(forbidden_F))
+    return found if keep_K.all() else found.take(keep_K)
+
+
+def _among(rows_K: NDArray[np.int32], sorted_F: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return which rows occur in a sorted, non-empty array: a tenth of the cost of `np.isin`."""
+    places_K = np.minimum(np.searchsorted(sorted_F, rows_K), len(sorted_F) - 1)
+    return np.asarray(sorted_F[places_K] == rows_K)
+
+
+def _finite(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(vectors).all():
+        raise ValueError("the model gave a vector with NaN or infinity: train again")
+    return vectors
