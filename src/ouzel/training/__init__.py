@@ -1,1 +1,1 @@
-"""Room: training."""
+"""Training: one fit loop, losses, negative samplers, checkpoints."""

@@ -44,14 +44,14 @@ class GatedBlock(nn.Module):
     def project_query(self, x: Tensor) -> Tensor:
         """Return the attention queries (..., H, E) of `x` (..., D)."""
         query: Tensor = self.query(self.attention_norm(x))
-        return query.unflatten(-1, (self.num_heads, self.head_size))
+        return query.view(*x.shape[:-1], self.num_heads, self.head_size)
 
     def project_key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the attention keys and values, each (..., H, E), of `x` (..., D)."""
         both: Tensor = self.key_value(self.attention_norm(x))
         key, value = both.chunk(2, dim=-1)
-        shape = (self.num_heads, self.head_size)
-        return key.unflatten(-1, shape), value.unflatten(-1, shape)
+        shape = (*x.shape[:-1], self.num_heads, self.head_size)
+        return key.reshape(shape), value.reshape(shape)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Return the block's output (..., D) for its input and what attention read (..., H, E)."""
@@ -59,4 +59,5 @@ class GatedBlock(nn.Module):
         x = x + attention * torch.sigmoid(self.attention_gate(x))
         gate, value = self.expand(self.forward_norm(x)).chunk(2, dim=-1)
         forward = self.dropout(self.contract(functional.silu(gate) * value))
-        return x + forward * torch.sigmoid(self.forward_gate(x))
+        x = x + forward * torch.sigmoid(self.forward_gate(x))
+        return x

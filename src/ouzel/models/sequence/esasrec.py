@@ -7,7 +7,8 @@ the original cannot be continued event by event:
 * attention is a sliding window of `window` events, so a state is a ring of `window` rows per layer;
 * the last block is the *request*: its query is made from the newest event and the time of the
   request, and reads the cached keys with the angle of that time. Nothing it computes is cached.
-  In training the request time of position i is the time of event i + 1, as it is in serving.
+  In training the request time of position i is the time of event i + 1, as it is in serving;
+* scores are cosines over a temperature, as HSTU trains them, so all item vectors have length 1.
 
 Without time (`timed=False`) the last block asks at the event's own time and place, and the request
 is the identity on the cached vector.
@@ -32,10 +33,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ouzel.models.layers.attention import attend_cached, attend_window
 from ouzel.models.layers.gated_block import GatedBlock
 from ouzel.models.layers.rotary import Rotary, rotate
+from ouzel.models.protocols import SequenceEncoder
 
 TIME_HARMONICS = 16
 LOG_SECONDS_SCALE = 20.0
@@ -57,6 +60,8 @@ class ESASRecConfig:
     """Width of the inner layer of a block, in multiples of `dim`."""
     dropout: float = 0.2
     """Dropout on item embeddings and on what a block adds, in training."""
+    temperature: float = 0.05
+    """What the cosine of a user and an item vector is divided by to give a score."""
     timed: bool = True
     """Whether event times and the request time are seen."""
 
@@ -83,7 +88,7 @@ PRESETS = {
 Angles = tuple[Tensor, Tensor]
 
 
-class ESASRec(nn.Module):
+class ESASRec(SequenceEncoder):
     """The model over catalogue rows; the module's docstring says how it works."""
 
     harmonics: Tensor
@@ -110,10 +115,7 @@ class ESASRec(nn.Module):
     # Training: every position of many histories at once.
 
     def forward(self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor) -> Tensor:
-        """Return the user vector (B, L, D) after each event, asked at its request time.
-
-        `rows_BL` int64 catalogue rows, 0 where padded (at the end only); times int64 ms.
-        """
+        """Return the user vector (B, L, D) after each event, asked at its request time."""
         window = self.config.window if rows_BL.shape[1] > self.config.window else None
         x, key, value, angles = self._read(self.items(rows_BL), times_BL, window=window)[:4]
         if self.config.timed:
@@ -125,10 +127,9 @@ class ESASRec(nn.Module):
             lambda query: attend_window(query, key, value, window=window),
         )
 
-    def item_vectors(self, rows_N: Tensor) -> Tensor:
-        """Return the output-side vectors (N, D) of catalogue rows."""
-        vectors: Tensor = self.items(rows_N)
-        return vectors
+    def item_vectors(self) -> Tensor:
+        """Return the output-side vectors (N, D), each of length 1."""
+        return functional.normalize(self.items.weight, dim=-1)
 
     # Serving: what is exported. `table_ND` is the frozen input side of the item table.
 
@@ -243,8 +244,8 @@ class ESASRec(nn.Module):
             x = x + self.elapsed(torch.cat([phase.sin(), phase.cos()], dim=-1))
         block = self._layers[-1]
         attended = attend(rotate(block.project_query(x), *angles))
-        vector: Tensor = self.final_norm(block.finish(x, attended))
-        return vector
+        vector = self.final_norm(block.finish(x, attended))
+        return functional.normalize(vector, dim=-1) / self.config.temperature
 
 
 def _keys(block: GatedBlock, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,20 @@
+"""Negative samplers: which items a target is told apart from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def uniform_negatives(rng: np.random.Generator, *, num_rows: int, count: int) -> NDArray[np.int64]:
+    """Return `count` different catalogue rows (>= 1), each as likely; all of them if fewer exist.
+
+    They are shared by the whole batch, which makes scoring them one matrix product.
+
+    >>> sorted(uniform_negatives(np.random.default_rng(0), num_rows=4, count=9).tolist())
+    [1, 2, 3]
+    """
+    available = num_rows - 1
+    if count >= available:
+        return np.arange(1, num_rows, dtype=np.int64)
+    return rng.choice(available, size=count, replace=False).astype(np.int64) + 1
