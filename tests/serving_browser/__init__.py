@@ -1,0 +1,1 @@
+"""Room: tests of the live page in a real browser."""
