@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from ouzel.retrieval.types import Candidates, Query
+
+
+def rows(*values):
+    return np.array(values, np.int32)
+
+
+def test_forbidden_is_sorted_and_each_once():
+    query = Query(k=1, now_ms=0, seen=rows(5, 2), exclude=rows(2, 9))
+    assert query.forbidden().tolist() == [2, 5, 9]
+    assert query.forbidden().dtype == np.int32
+
+
+def test_take_by_mask_by_positions_and_by_nothing():
+    found = Candidates.of("a", rows(4, 5, 6), np.array([3.0, 2.0, 1.0]))
+    assert found.take(found.rows_K != 5).rows_K.tolist() == [4, 6]
+    assert found.take([2, 0]).scores_K.tolist() == [1.0, 3.0]
+    assert len(found.take([])) == 0
+    assert found.sources_K.tolist() == [0, 0, 0] and found.names == ("a",)
+
+
+def test_empty_mask_on_empty_candidates():
+    assert len(Candidates.empty(("a",)).take(np.empty(0, np.bool_))) == 0
+
+
+def test_columns_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="lengths"):
+        Candidates(rows(1, 2), np.zeros(1, np.float32), np.zeros(2, np.int8), ("a",))
