@@ -1,0 +1,249 @@
+"""The durable log of everything that happened: SQLite, one writer, acknowledged means on disk.
+
+The log hands out item rows and user rows, knows every event by its id, and gives each user's
+history back in (timestamp, log offset) order. Reads go through connections of their own and see
+what is committed, so they never wait for the writer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from ouzel.events import log_import, log_read
+from ouzel.events.catalog import Catalog
+from ouzel.events.columns import EventColumns
+from ouzel.events.interactions import History, Interactions
+from ouzel.events.log_append import Batch, Receipt
+from ouzel.events.log_import import ImportCounts
+from ouzel.events.log_schema import open_reader, open_writer
+from ouzel.events.types import Event, Impression
+from ouzel.events.validation import check_event
+
+_decode_columns = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class EventLog:
+    """An open log. Any thread may call any method; writes follow one another.
+
+    >>> import tempfile
+    >>> from ouzel.events.types import Interaction, ItemUpdate
+    >>> heat = ItemUpdate(event_id="1", timestamp_ms=1, item_id="heat", columns={"title": "Heat"})
+    >>> seen = Interaction(event_id="2", timestamp_ms=2, user_id="u", item_id="heat", event="view")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with EventLog.open(Path(folder.name, "events.db")) as log:
+    ...     receipts = log.append([heat, seen])
+    ...     log.history(receipts[1].user).rows.tolist()
+    [1]
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self._path = path
+        self._writer = writer
+        self._reader = reader
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._catalog = Catalog()
+        self._load_items(reader)
+
+    @classmethod
+    def open(cls, path: Path, *, synchronous: str = "FULL") -> EventLog:
+        """Return the log at `path`, made if absent.
+
+        `synchronous` is SQLite's word; only FULL and EXTRA survive a power cut.
+
+        Raises: ValueError if the file is no log or was written by a newer Ouzel.
+        """
+        writer = open_writer(Path(path), synchronous)
+        return cls(Path(path), writer, open_reader(Path(path)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the log cannot be used afterwards."""
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return the live catalogue: it grows as items are appended here."""
+        return self._catalog
+
+    def append(self, events: Sequence[Event]) -> list[Receipt]:
+        """Return a receipt for each event; all are on disk when this returns.
+
+        One transaction: if anything fails, nothing of it is stored.
+
+        Raises: ValueError if an event may not be stored (see `check_event`), and
+        `sqlite3.Error` if the disk fails.
+        """
+        for event in events:
+            check_event(event)
+        with self._transaction() as batch:
+            return [batch.add(event) for event in events]
+
+    def import_frame(
+        self,
+        columns: EventColumns,
+        *,
+        source_digest: str,
+        items: Mapping[str, Sequence[str]] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ImportCounts:
+        """Return how much of a source was new; importing a source again adds nothing.
+
+        `items` is a table with a column `item_id`; its texts fill what is absent. `progress`
+        is called with (rows done, rows in all). An interrupted import is finished by the next.
+
+        Raises: ValueError naming a value that may not be stored; nothing is imported then.
+        """
+        items = items or {}
+        log_import.check_import(columns, items)
+        before = (self.num_users, len(self._catalog))
+        with self._transaction() as batch:
+            numbers = log_import.import_names(self._writer, batch, columns, items)
+        added = 0
+        for span in log_import.spans_of(len(columns), progress):
+            records = log_import.records_of(columns, source_digest, numbers, span)
+            with self._transaction():
+                added += log_import.insert_chunk(self._writer, records)
+        return ImportCounts(
+            added,
+            len(columns) - added,
+            self.num_users - before[0],
+            len(self._catalog) - before[1],
+        )
+
+    def refresh(self) -> None:
+        """Take items into the catalogue that another process added to the log."""
+        with self._write_lock, self._read_lock:
+            self._load_items(self._reader)
+
+    def user_row(self, user_id: str | None = None, session_id: str | None = None) -> int | None:
+        """Return the row of a user, or of a session if no `user_id` is given; None if unknown."""
+        key = (user_id, 0) if user_id is not None else (session_id, 1)
+        with self._read_lock:
+            found = self._reader.execute(
+                "SELECT user FROM users WHERE id = ? AND session = ?", key
+            ).fetchone()
+        return int(found[0]) if found else None
+
+    def user_ids(self, users: Sequence[int]) -> list[str]:
+        """Return the user or session ids of user rows.
+
+        Raises: ValueError for a row that was never handed out.
+        """
+        return [self._user_id(int(user)) for user in users]
+
+    @property
+    def num_users(self) -> int:
+        """Return how many user rows were handed out."""
+        with self._read_lock:
+            (count,) = self._reader.execute(
+                "SELECT coalesce(max(user) + 1, 0) FROM users"
+            ).fetchone()
+        return int(count)
+
+    def history(self, user: int) -> History:
+        """Return one user's interactions in (timestamp, offset) order.
+
+        Only known items, and only verbs that enter a history (`enters_history`).
+        """
+        with self._read_lock:
+            return log_read.history(self._reader, int(user))
+
+    def interactions(self, *, until_offset: int | None = None) -> Interactions:
+        """Return the histories of all users, from offsets up to `until_offset` (all if None).
+
+        `num_rows` is the shortest catalogue prefix that holds them: items that nobody touched
+        yet, and that came later than all the touched ones, have no row in it.
+        """
+        last = self.last_offset() if until_offset is None else until_offset
+        # A long read, so it has a connection of its own and holds up nobody.
+        reader = open_reader(self._path)
+        try:
+            return log_read.interactions(reader, last)
+        finally:
+            reader.close()
+
+    def events(self, *, after: int = 0, limit: int = 1000) -> list[tuple[int, Event]]:
+        """Return up to `limit` (offset, event) pairs that follow offset `after`, in log order."""
+        with self._read_lock:
+            return log_read.events_after(self._reader, after, limit)
+
+    def impressions(self, request_id: str) -> list[Impression]:
+        """Return what was shown under `request_id`, in log order."""
+        with self._read_lock:
+            return log_read.impressions(self._reader, request_id)
+
+    def last_offset(self) -> int:
+        """Return the offset of the newest event, 0 if there was none."""
+        with self._read_lock:
+            found = self._reader.execute(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+            ).fetchone()
+        return int(found[0]) if found else 0
+
+    def digest(self, *, until_offset: int | None = None) -> str:
+        """Return the SHA-256 (hex) of what training reads: `interactions` and the item ids."""
+        found = self.interactions(until_offset=until_offset)
+        sha = hashlib.sha256(self._catalog.digest(found.num_rows).encode())
+        columns = (found.offsets_U1, found.users_U, found.rows_E, found.times_ms_E, found.values_E)
+        for column in columns:
+            sha.update(column.tobytes())
+        return sha.hexdigest()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Batch]:
+        with self._write_lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._load_items(self._writer)
+                batch = Batch(self._writer, self._catalog)
+                yield batch
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+            batch.publish()
+
+    def _load_items(self, connection: sqlite3.Connection) -> None:
+        """Take in the items behind the last row known here."""
+        (last,) = connection.execute("SELECT coalesce(max(row), 0) FROM items").fetchone()
+        first = len(self._catalog)
+        if last < first:
+            return
+        records = connection.execute(
+            "SELECT id, columns FROM items WHERE row >= ? ORDER BY row", (first,)
+        ).fetchall()
+        self._catalog.add(item_id for item_id, _ in records)
+        for row, (_, columns) in enumerate(records, start=first):
+            for name, text in _decode_columns(columns).items():
+                self._catalog.set_column(name, row, text)
+
+    def _user_id(self, user: int) -> str:
+        with self._read_lock:
+            found = self._reader.execute("SELECT id FROM users WHERE user = ?", (user,)).fetchone()
+        if found is None:
+            raise ValueError(f"user row {user} is unknown: rows go from 0 to {self.num_users - 1}")
+        return str(found[0])

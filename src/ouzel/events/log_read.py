@@ -1,0 +1,101 @@
+"""What is read from the log: events as they were sent, histories, all interactions."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+import numpy as np
+
+from ouzel.events.interactions import History, Interactions, group_by_user
+from ouzel.events.log_schema import HISTORY_ROWS
+from ouzel.events.types import Event, Impression, Interaction
+
+_decode: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+_INTERACTION = np.dtype(
+    [("user", np.int64), ("row", np.int32), ("time", np.int64), ("value", np.float64)]
+)
+
+# An imported interaction has no body: its columns say all there is.
+_EVENT = """
+SELECT e.offset, e.body, e.event_id, e.timestamp_ms, coalesce(i.id, e.waiting_item), v.name,
+       u.id, u.session, e.value
+FROM events e LEFT JOIN items i ON i.row = e.row LEFT JOIN verbs v ON v.verb = e.verb
+LEFT JOIN users u ON u.user = e.user
+"""
+
+
+def event_at(connection: sqlite3.Connection, offset: int) -> Event:
+    """Return the event stored at `offset`."""
+    record = connection.execute(f"{_EVENT} WHERE e.offset = ?", (offset,)).fetchone()
+    return _event(record)
+
+
+def events_after(
+    connection: sqlite3.Connection, offset: int, limit: int
+) -> list[tuple[int, Event]]:
+    """Return up to `limit` (offset, event) pairs that follow `offset`, in log order."""
+    records = connection.execute(
+        f"{_EVENT} WHERE e.offset > ? ORDER BY e.offset LIMIT ?", (offset, limit)
+    )
+    return [(record[0], _event(record)) for record in records]
+
+
+def history(connection: sqlite3.Connection, user: int) -> History:
+    """Return the history of one user in (timestamp, offset) order."""
+    records = connection.execute(
+        "SELECT row, timestamp_ms FROM events INDEXED BY events_of_user"
+        f" WHERE user = ? AND {HISTORY_ROWS} ORDER BY timestamp_ms, offset",
+        (user,),
+    ).fetchall()
+    pairs = np.array(records, np.int64).reshape(-1, 2)
+    return History(pairs[:, 0].astype(np.int32), pairs[:, 1].copy())
+
+
+def interactions(connection: sqlite3.Connection, until_offset: int) -> Interactions:
+    """Return the histories of all users, from events at offsets up to `until_offset`.
+
+    `num_rows` is the shortest catalogue prefix that holds them.
+    """
+    records = connection.execute(
+        # 9e999 reads as infinity, which no stored value is, so it can stand for "absent".
+        "SELECT user, row, timestamp_ms, coalesce(value, 9e999) FROM events NOT INDEXED"
+        f" WHERE offset <= ? AND {HISTORY_ROWS} ORDER BY offset",
+        (until_offset,),
+    )
+    table = np.fromiter(records, _INTERACTION)
+    values = table["value"].astype(np.float32)
+    values[np.isinf(table["value"])] = np.nan
+    return group_by_user(
+        table["user"],
+        table["row"],
+        table["time"],
+        values,
+        num_rows=int(table["row"].max(initial=0)) + 1,
+    )
+
+
+def impressions(connection: sqlite3.Connection, request_id: str) -> list[Impression]:
+    """Return what was shown under `request_id`, in log order."""
+    bodies = connection.execute(
+        "SELECT body FROM events WHERE request_id = ? AND verb IS NULL ORDER BY offset",
+        (request_id,),
+    )
+    found = [_decode.decode(body) for (body,) in bodies]
+    return [event for event in found if isinstance(event, Impression)]
+
+
+def _event(record: tuple[int, bytes | None, str, int, str, str, str, int, float | None]) -> Event:
+    _, body, event_id, timestamp_ms, item_id, verb, actor, session, value = record
+    if body is not None:
+        return _decode.decode(body)
+    return Interaction(
+        event_id=event_id,
+        timestamp_ms=timestamp_ms,
+        item_id=item_id,
+        event=verb,
+        user_id=None if session else actor,
+        session_id=actor if session else None,
+        value=value,
+    )
