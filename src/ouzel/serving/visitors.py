@@ -1,0 +1,182 @@
+"""Who is asking: ids to user rows, and the histories of those who came lately.
+
+Histories serve twice: as the seen items that a list leaves out, and as what the state pool
+encodes on a miss. They change only when the writer reports an event as durable, so both always
+agree with each other.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ouzel.events.interactions import History
+from ouzel.events.types import Event, Interaction
+from ouzel.events.verbs import enters_history
+from ouzel.serving.writer import Written
+
+ENTRY_BYTES = 512
+"""What an entry costs beside its columns, roughly."""
+
+EVENT_BYTES = 12
+"""Row (int32) and time (int64) of one event."""
+
+
+class HistoryLog(Protocol):
+    """What the server asks of the event log for reading."""
+
+    def user_row(self, user_id: str | None = None, session_id: str | None = None) -> int | None:
+        """Return the row of a user or session, None if never seen."""
+        ...
+
+    def history(self, user: int) -> History:
+        """Return what the user did, oldest first."""
+        ...
+
+
+class Tickets(Protocol):
+    """How far the writer is (see `LogWriter`)."""
+
+    submitted: int
+    settled: int
+
+
+class States(Protocol):
+    """What durable events do to the state pool."""
+
+    def observe(self, user: int, row: int, time_ms: int) -> None:
+        """Put one event behind a user's state."""
+        ...
+
+    def forget(self, user: int) -> None:
+        """Drop a user's state, to be built anew."""
+        ...
+
+
+@dataclass(slots=True)
+class Visitor:
+    """A known user: the log's row, everything done so far, and the part the model knows."""
+
+    user: int
+    history: History
+    known: History
+
+
+class Visitors:
+    """Recent users by id, bounded in bytes, the longest unseen dropped first."""
+
+    def __init__(
+        self, log: HistoryLog, tickets: Tickets, *, num_rows: int, max_bytes: int = 64 << 20
+    ) -> None:
+        self._log = log
+        self._tickets = tickets
+        self._num_rows = num_rows
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[int, Visitor] = OrderedDict()
+        self._rows: OrderedDict[tuple[str | None, str | None], int] = OrderedDict()
+        self._loaded_at: OrderedDict[int, int] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, user_id: str | None, session_id: str | None) -> Visitor | None:
+        """Return who has this user id (or else session id), None if nothing is known."""
+        key = (user_id, None) if user_id is not None else (None, session_id)
+        user = self._rows.get(key)
+        if user is None:
+            user = self._log.user_row(user_id=key[0], session_id=key[1])
+            if user is None:
+                return None
+            self._rows[key] = user
+            while len(self._rows) * ENTRY_BYTES > self._max_bytes:
+                self._rows.popitem(last=False)
+        return self._visitor(user)
+
+    def history(self, user: int) -> History:
+        """Return the whole history of a user row: what the state pool encodes on a miss."""
+        return self._visitor(user).history
+
+    def apply(
+        self, states: States, events: Sequence[Event], receipts: Sequence[Written], ticket: int
+    ) -> None:
+        """Let durable events take effect on histories and states."""
+        for event, receipt in zip(events, receipts, strict=True):
+            if (
+                isinstance(event, Interaction)
+                and receipt.status == "accepted"
+                and receipt.user >= 0
+                and receipt.row > 0
+                and enters_history(event.event)
+            ):
+                self._apply_one(states, receipt, event.timestamp_ms, ticket)
+        self._forget_settled_loads()
+
+    def _apply_one(self, states: States, receipt: Written, time_ms: int, ticket: int) -> None:
+        # A history read while this event was under way may or may not hold it already.
+        if self._loaded_at.get(receipt.user, -1) >= ticket:
+            self._drop(receipt.user)
+            states.forget(receipt.user)
+            return
+        visitor = self._entries.get(receipt.user)
+        if visitor is not None:
+            times_ms = visitor.history.times_ms
+            if len(times_ms) and time_ms < times_ms[-1]:
+                self._drop(receipt.user)
+            else:
+                self._extend(visitor, receipt.row, time_ms)
+        states.observe(receipt.user, receipt.row, time_ms)
+
+    def _visitor(self, user: int) -> Visitor:
+        visitor = self._entries.get(user)
+        if visitor is not None:
+            self._entries.move_to_end(user)
+            return visitor
+        self._forget_settled_loads()
+        if self._tickets.settled < self._tickets.submitted:
+            self._loaded_at[user] = self._tickets.submitted
+            self._loaded_at.move_to_end(user)
+        history = self._log.history(user)
+        visitor = Visitor(user, history, self._known(history))
+        self._entries[user] = visitor
+        self.bytes += _cost(history)
+        while self.bytes > self._max_bytes and len(self._entries) > 1:
+            self._drop(next(iter(self._entries)))
+        return visitor
+
+    def _forget_settled_loads(self) -> None:
+        while self._loaded_at:
+            user, ticket = next(iter(self._loaded_at.items()))
+            if ticket > self._tickets.settled:
+                return
+            del self._loaded_at[user]
+
+    def _extend(self, visitor: Visitor, row: int, time_ms: int) -> None:
+        visitor.history = _appended(visitor.history, row, time_ms)
+        self.bytes += EVENT_BYTES
+        visitor.known = self._known(visitor.history)
+
+    def _known(self, history: History) -> History:
+        known_n = history.rows < self._num_rows
+        if known_n.all():
+            return history
+        return History(history.rows[known_n], history.times_ms[known_n])
+
+    def _drop(self, user: int) -> None:
+        visitor = self._entries.pop(user, None)
+        if visitor is not None:
+            self.bytes -= _cost(visitor.history)
+
+
+def _appended(history: History, row: int, time_ms: int) -> History:
+    return History(
+        np.append(history.rows, np.int32(row)), np.append(history.times_ms, np.int64(time_ms))
+    )
+
+
+def _cost(history: History) -> int:
+    return ENTRY_BYTES + EVENT_BYTES * len(history)

@@ -1,0 +1,167 @@
+"""What travels: the JSON of requests and answers, as the types that validate it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_N = 500
+MAX_EVENTS = 1000
+MAX_LIST_IDS = 1000
+
+Id = Annotated[str, Meta(min_length=1, max_length=256, description="at most 256 bytes of UTF-8")]
+Name = Literal["title", "genres"]
+
+
+class EventIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One event as sent. `user_id` or `session_id` is needed, and `item_id`.
+
+    `event` is the verb. Send an `event_id` of your own making: a retry with it changes nothing.
+    `timestamp` is RFC 3339 with a zone, or seconds or milliseconds since 1970; without it the
+    time of arrival counts. An `impression` may give `items` in place of `item_id`, and needs the
+    `request_id` of the list that was shown.
+    """
+
+    event: str
+    event_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    user_id: Id | None = None
+    session_id: Id | None = None
+    item_id: Id | None = None
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_N)] | None = None
+    timestamp: str | int | float | None = None
+    value: float | None = None
+    request_id: Id | None = None
+    context: dict[str, Any] | None = None
+    properties: dict[str, Any] | None = None
+
+
+class Rejected(msgspec.Struct):
+    """An event that was not taken: its place in the request, and why."""
+
+    index: int
+    code: str
+    detail: str
+
+
+class EventsReply(msgspec.Struct, kw_only=True):
+    """What became of the events; those accepted are on the disk. `offset` is the last one's."""
+
+    accepted: int
+    duplicates: int
+    conflicts: int
+    rejected: list[Rejected]
+    durability: Literal["disk"] = "disk"
+    offset: int
+
+
+class RecommendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who asks and for what.
+
+    `items` are the items of the present session, oldest first. Without any known id or item the
+    answer is the popular list.
+    """
+
+    user_id: Id | None = None
+    session_id: Id | None = None
+    items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = []
+    n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
+    exclude_seen: bool = True
+    exclude_items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = []
+    fields: list[Name] = []
+    context: dict[str, Any] | None = None
+
+
+class PopularRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which popular list: `popular` over all time or `recent`."""
+
+    kind: Literal["popular", "recent"] = "popular"
+    n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
+    fields: list[Name] = []
+
+
+class ItemsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A search by title: items whose title holds `query`, the popular ones if it is empty."""
+
+    query: Annotated[str, Meta(max_length=256)] = ""
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class UsersRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How many known users to list."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class ShownItem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One place of a list; `source` says who proposed it, `rank` starts at 1."""
+
+    item_id: str
+    score: float
+    rank: int
+    source: str
+    fields: dict[str, str] | None = None
+
+
+class ModelName(msgspec.Struct, frozen=True):
+    """The model behind an answer and its served version."""
+
+    name: str
+    version: str
+
+
+class RecommendReply(msgspec.Struct, kw_only=True):
+    """A list. `degraded` names the stage that had to be replaced, null if none.
+
+    Later events name `request_id` to say which list they answer to.
+    """
+
+    request_id: str
+    items: list[ShownItem]
+    model: ModelName
+    degraded: str | None
+    took_ms: float
+
+
+class ItemEntry(msgspec.Struct, frozen=True):
+    """An item with what people read about it."""
+
+    item_id: str
+    title: str
+    genres: str
+
+
+class ItemsReply(msgspec.Struct, frozen=True):
+    """Items of the catalogue."""
+
+    items: list[ItemEntry]
+
+
+class UserEntry(msgspec.Struct, frozen=True):
+    """A known user and the length of the history."""
+
+    user_id: str
+    num_events: int
+
+
+class UsersReply(msgspec.Struct, frozen=True):
+    """Some of the known users."""
+
+    users: list[UserEntry]
+
+
+class Live(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether requests and events are welcome; `reasons` says why not."""
+
+    status: Literal["ready", "not ready"]
+    reads: bool
+    writes: bool
+    model: ModelName
+    reasons: list[str] = []

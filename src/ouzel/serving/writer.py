@@ -1,0 +1,239 @@
+"""The one writer of the event log: durable before acknowledged, many events in one commit.
+
+A thread owns all writing. It takes what waits in its queue, appends it in one transaction
+(group commit; at once when idle) and only then answers. Impressions ride along: nobody waits for
+them, so alone they linger a moment and share a commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ouzel.events.types import Event
+
+logger = logging.getLogger(__name__)
+
+MAX_COMMIT_EVENTS = 10_000
+"""Most events in one transaction."""
+
+MAX_WAITING_EVENTS = 100_000
+"""Events that may wait for the disk; more are refused, so that memory stays bounded."""
+
+LINGER_SECONDS = 0.05
+"""How long impressions may wait for company before they are committed alone."""
+
+
+class Written(Protocol):
+    """What the log says of one appended event (see `ouzel.events.log.Receipt`)."""
+
+    @property
+    def status(self) -> str:
+        """Return accepted, duplicate or conflict."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Return the event's place in the log."""
+        ...
+
+    @property
+    def user(self) -> int:
+        """Return the user row, -1 if none."""
+        ...
+
+    @property
+    def row(self) -> int:
+        """Return the item row, 0 if unknown."""
+        ...
+
+
+class AppendLog(Protocol):
+    """What the writer asks of the event log."""
+
+    def append(self, events: Sequence[Event]) -> Sequence[Written]:
+        """Return a receipt per event; durable on return."""
+        ...
+
+
+class NotDurableError(Exception):
+    """The events are not in the log and never acknowledged; `str()` says why."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """Events that go into the log together; without a future nobody waits for them."""
+
+    events: Sequence[Event]
+    future: asyncio.Future[Sequence[Written]] | None
+    ticket: int
+
+
+@dataclass(slots=True)
+class Commits:
+    """What the writer did so far; read by the metrics."""
+
+    commits: int = 0
+    events: int = 0
+    seconds: float = 0.0
+    failures: int = 0
+    dropped: int = 0
+
+
+class LogWriter:
+    """Appends events durably from one thread; lives in one event loop.
+
+    `applied` is called in the loop with the events, receipts and ticket of each job before its
+    acknowledgement, so that whoever reads an acknowledgement finds its events in effect. Tickets
+    count jobs: one with a ticket up to `settled` is done with, one up to `submitted` may already
+    be in the log although `applied` has not heard of it.
+    """
+
+    def __init__(
+        self,
+        log: AppendLog,
+        applied: Callable[[Sequence[Event], Sequence[Written], int], None],
+    ) -> None:
+        self._log = log
+        self._applied = applied
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.waiting = 0
+        self.submitted = 0
+        self.settled = 0
+        self._accepting = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.failure: str | None = "the writer is not running"
+        self.stats = Commits()
+
+    def start(self) -> None:
+        """Start the thread; call inside the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="ouzel-log-writer", daemon=True)
+        self.failure = None
+        self._accepting = True
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Write what waits, then stop the thread."""
+        if self._thread is None:
+            return
+        self._accepting = False
+        self.failure = "the server is stopping"
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+
+    async def append(self, events: Sequence[Event]) -> Sequence[Written]:
+        """Return the receipts of `events`, which are now durable and in effect.
+
+        Raises:
+            NotDurableError: the disk refused, or too many events wait for it.
+        """
+        if not self._accepting:
+            raise NotDurableError(self.failure or "the server is stopping")
+        if self.waiting + len(events) > MAX_WAITING_EVENTS:
+            raise NotDurableError(f"{self.waiting} events wait for the disk: try again later")
+        future = asyncio.get_running_loop().create_future()
+        self._put(events, future)
+        receipts: Sequence[Written] = await future
+        return receipts
+
+    def append_later(self, event: Event) -> None:
+        """Write `event` soon without waiting; dropped and counted when the log cannot keep up."""
+        if not self._accepting or self.waiting >= MAX_WAITING_EVENTS:
+            self.stats.dropped += 1
+        else:
+            self._put((event,), None)
+
+    def _put(
+        self, events: Sequence[Event], future: asyncio.Future[Sequence[Written]] | None
+    ) -> None:
+        self.waiting += len(events)
+        self.submitted += 1
+        self._queue.put(_Job(events, future, self.submitted))
+
+    def _run(self) -> None:
+        """Body of the thread: gather, commit, report, until told to stop."""
+        stopping = False
+        while not stopping:
+            jobs, stopping = self._gather()
+            if jobs:
+                self._commit(jobs)
+
+    def _gather(self) -> tuple[list[_Job], bool]:
+        """Return the jobs of the next commit, and whether the writer is to stop after it."""
+        jobs: list[_Job] = []
+        count = 0
+        urgent = False
+        until = 0.0
+        while count < MAX_COMMIT_EVENTS:
+            try:
+                job = self._next(linger=bool(jobs) and not urgent, first=not jobs, until=until)
+            except queue.Empty:
+                return jobs, False
+            if job is None:
+                return jobs, True
+            if not jobs:
+                until = time.monotonic() + LINGER_SECONDS
+            jobs.append(job)
+            count += len(job.events)
+            urgent = urgent or job.future is not None
+        return jobs, False
+
+    def _next(self, *, linger: bool, first: bool, until: float) -> _Job | None:
+        if first:
+            return self._queue.get()
+        if linger:
+            return self._queue.get(timeout=max(0.0, until - time.monotonic()))
+        return self._queue.get_nowait()
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        events = [event for job in jobs for event in job.events]
+        begun = time.monotonic()
+        try:
+            receipts = self._log.append(events)
+        except Exception as error:
+            logger.exception("%d events could not be written", len(events))
+            self._report(self._failed, jobs, f"the event log cannot be written: {error}")
+            return
+        self.stats.commits += 1
+        self.stats.events += len(events)
+        self.stats.seconds += time.monotonic() - begun
+        self._report(self._succeeded, jobs, receipts)
+
+    def _report(self, outcome: Callable[..., None], *details: object) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(outcome, *details)
+
+    def _succeeded(self, jobs: list[_Job], receipts: Sequence[Written]) -> None:
+        if self._accepting:
+            self.failure = None
+        start = 0
+        for job in jobs:
+            mine = receipts[start : start + len(job.events)]
+            start += len(job.events)
+            self._applied(job.events, mine, job.ticket)
+            self._settle(job)
+            if job.future is not None and not job.future.done():
+                job.future.set_result(mine)
+
+    def _failed(self, jobs: list[_Job], reason: str) -> None:
+        self.failure = reason
+        self.stats.failures += 1
+        for job in jobs:
+            self._settle(job)
+            if job.future is None:
+                self.stats.dropped += 1
+            elif not job.future.done():
+                job.future.set_exception(NotDurableError(reason))
+
+    def _settle(self, job: _Job) -> None:
+        self.waiting -= len(job.events)
+        self.settled = job.ticket
