@@ -14,7 +14,7 @@ import ouzel.bundle.bundle as bundle_module
 from ouzel.bundle import files
 from ouzel.bundle.bundle import Bundle, load_bundle, write_bundle
 from ouzel.bundle.manifest import digest_of
-from tests.bundle.conftest import FIELDS, GRAPHS, TENSORS
+from tests.bundle.sample import FIELDS, GRAPHS, TENSORS
 
 FILES = ["manifest.json", "items.safetensors", "encode.onnx", "append.onnx"]
 Make = Callable[..., Bundle]

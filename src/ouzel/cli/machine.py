@@ -1,0 +1,144 @@
+"""Facts about this machine and its libraries, as results and `ouzel doctor` state them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import socket
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+SERVING_LIBRARIES = (
+    "numpy", "msgspec", "starlette", "uvicorn", "uvloop", "httptools", "onnxruntime",
+    "safetensors", "polars", "prometheus-client", "typer", "rich",
+)  # fmt: skip
+TRAINING_LIBRARIES = ("torch", "onnx", "onnxscript")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+# What makes matrix products on a CPU fast, from the oldest to the newest.
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+def machine() -> dict[str, object]:
+    """Return what a measurement depends on: processor, cores, memory, system.
+
+    >>> sorted(machine())
+    ['cores', 'cpu', 'cpu_flags', 'memory_gib', 'python', 'system']
+    """
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "cpu_flags": cpu_flags(),
+        "memory_gib": round(pages / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of ouzel and of each library it builds on.
+
+    >>> "numpy" in versions()
+    True
+    """
+    found = {}
+    for name in ("ouzel", *SERVING_LIBRARIES, *TRAINING_LIBRARIES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def usable_cores() -> float:
+    """Return how many cores this process may use, a container's limit counted.
+
+    >>> usable_cores() > 0
+    True
+    """
+    cores = float(len(os.sched_getaffinity(0)))
+    if _CPU_LIMIT.is_file():
+        quota, period = _CPU_LIMIT.read_text().split()
+        if quota != "max":
+            cores = min(cores, int(quota) / int(period))
+    return cores
+
+
+def cpu_flags() -> list[str]:
+    """Return those of the vector and matrix extensions that this processor has.
+
+    >>> set(cpu_flags()) <= {"avx2", "avx512f", "avx512_vnni", "avx512_bf16"} | {
+    ...     "amx_int8", "amx_bf16"}
+    True
+    """
+    flags = _cpu_field("flags").split()
+    return [flag for flag in _CPU_FLAGS if flag in flags]
+
+
+def fsync_ms(folder: Path, *, count: int = 40) -> tuple[float, float]:
+    """Return the median and the slowest milliseconds that a small durable append takes.
+
+    Raises:
+        OSError: nothing can be written in `folder`.
+
+    >>> median_ms, slowest_ms = fsync_ms(Path(tempfile.gettempdir()))
+    >>> median_ms <= slowest_ms
+    True
+    """
+    taken_ms = []
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(count):
+            start = time.perf_counter()
+            file.write(bytes(256))
+            os.fsync(file.fileno())
+            taken_ms.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(taken_ms)), max(taken_ms)
+
+
+def port_free(port: int) -> bool:
+    """Return whether a server could listen on this port of 127.0.0.1.
+
+    >>> with socket.socket() as taken:
+    ...     taken.bind(("127.0.0.1", 0))
+    ...     taken.listen()
+    ...     port_free(taken.getsockname()[1])
+    False
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def open_file_limit() -> int:
+    """Return how many files and connections this process may have open.
+
+    >>> open_file_limit() > 0
+    True
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 2**31 - 1
+
+
+def _cpu_field(name: str) -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
