@@ -1,1 +1,1 @@
-"""Room: compression."""
+"""From a trained model to what serves it: exported graphs and the measure of their error."""

@@ -205,9 +205,25 @@ class ESASRec(SequenceEncoder):
             lambda query: attend_cached(query, keys, values, length_B, own=None),
         )
 
-    def score(self, query_BD: Tensor, candidates_BK: Tensor, vectors_ND: Tensor) -> Tensor:
-        """Return one logit per candidate and action (B, K, 1): the inner product."""
-        return torch.einsum("bd,bkd->bk", query_BD, vectors_ND[candidates_BK]).unsqueeze(-1)
+    def score(
+        self,
+        query_BD: Tensor,
+        length_B: Tensor,
+        slot_B: Tensor,
+        candidates_BK: Tensor,
+        vectors_ND: Tensor,
+        *cache: Tensor,
+    ) -> Tensor:
+        """Return one logit per candidate and action (B, K, 1): the inner product.
+
+        Candidates meet the history through the query alone; the states are not read.
+        """
+        logits_BK = torch.einsum("bd,bkd->bk", query_BD, vectors_ND[candidates_BK])
+        return logits_BK.unsqueeze(-1)
+
+    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
+        """Return the output-side vectors (M, D) of catalogue rows."""
+        return functional.normalize(table_ND[rows_M], dim=-1)
 
     # Parts.
 

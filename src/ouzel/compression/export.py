@@ -1,0 +1,162 @@
+"""Exports a sequence model as the graphs that serve it (ONNX).
+
+The signatures are those of the design, in the shapes that were measured to be fast: each layer's
+cache is an input of its own, keys are stored transposed, users are gathered inside the graph from
+the whole pool, and only the new row comes out. The item tables are inputs too, so that all graphs
+share one copy of them.
+
+Shape legend: B = batch, L = length, D = dim, H = heads, E = D / H, W = window, S = state slots,
+N = catalogue rows, K = candidates.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from ouzel.models.sequence.esasrec import ESASRec
+
+OPSET = 20
+
+
+class _Graph(nn.Module):
+    """A method of a model as a module of its own, which is what the exporter takes."""
+
+    def __init__(self, model: ESASRec, method: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.method(*inputs)
+
+
+def export_graphs(model: ESASRec) -> dict[str, bytes]:
+    """Return the graphs `encode`, `append`, `query`, `score`, `item` of `model` as ONNX files.
+
+    encode(rows_BL, times_BL, length_B, table_ND) -> key_i, value_i (B, L, H, E) ..., last (B, D)
+    append(row_B, time_B, length_B, slot_B, table_ND, keys_i (S, H, E, W), values_i (S, H, W, E)...)
+        -> key_i, value_i (B, H, E) ..., last (B, D)
+    query(now_B, length_B, slot_B, last_SD, last_time_S, keys, values of the last layer)
+        -> vector (B, D)
+    score(query_BD, length_B, slot_B, candidates_BK, vectors_ND, keys, values of the last layer)
+        -> logits (B, K, 1); this model reads the query and the item vectors only
+    item(rows_M, table_ND) -> vectors (M, D)
+    """
+    model.eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    return {
+        "encode": _export_encode(model),
+        "append": _export_append(model),
+        "query": _export_query(model),
+        "score": _export_score(model),
+        "item": _export_item(model),
+    }
+
+
+def cache_names(num_layers: int) -> list[str]:
+    """Return the names of the cache inputs of `append`, in order."""
+    return [f"{kind}_{layer}" for layer in range(num_layers) for kind in ("keys", "values")]
+
+
+def row_names(num_layers: int) -> list[str]:
+    """Return the names of the outputs of `encode` and `append`, in order."""
+    rows = [f"{kind}_{layer}" for layer in range(num_layers) for kind in ("key", "value")]
+    return [*rows, "last"]
+
+
+def _cache(model: ESASRec, slots: int) -> list[Tensor]:
+    config = model.config
+    heads, size = config.num_heads, config.dim // config.num_heads
+    keys, values = (slots, heads, size, config.window), (slots, heads, config.window, size)
+    return [torch.zeros(shape) for _ in range(config.num_layers) for shape in (keys, values)]
+
+
+def _export_encode(model: ESASRec) -> bytes:
+    batch, length, rows = Dim("B"), Dim("L"), Dim("N")
+    sample = torch.ones(2, 3, dtype=torch.int64)
+    inputs = {
+        "rows": (sample, {0: batch, 1: length}),
+        "times": (sample, {0: batch, 1: length}),
+        "length": (torch.tensor([3, 2]), {0: batch}),
+        "table": (torch.zeros(4, model.config.dim), {0: rows}),
+    }
+    return _export(model, model.encode, inputs, row_names(model.config.num_layers))
+
+
+def _export_append(model: ESASRec) -> bytes:
+    batch, slots, rows = Dim("B"), Dim("S"), Dim("N")
+    each = torch.ones(2, dtype=torch.int64)
+    inputs = {name: (each, {0: batch}) for name in ("row", "time", "length", "slot")}
+    inputs["table"] = (torch.zeros(4, model.config.dim), {0: rows})
+    names = cache_names(model.config.num_layers)
+    for name, tensor in zip(names, _cache(model, slots=5), strict=True):
+        inputs[name] = (tensor, {0: slots})
+    return _export(model, model.append, inputs, row_names(model.config.num_layers))
+
+
+def _export_query(model: ESASRec) -> bytes:
+    batch, slots = Dim("B"), Dim("S")
+    each = torch.ones(2, dtype=torch.int64)
+    keys, values = _cache(model, slots=5)[-2:]
+    inputs = {name: (each, {0: batch}) for name in ("now", "length", "slot")}
+    inputs["last"] = (torch.zeros(5, model.config.dim), {0: slots})
+    inputs["last_time"] = (torch.zeros(5, dtype=torch.int64), {0: slots})
+    inputs["keys"] = (keys, {0: slots})
+    inputs["values"] = (values, {0: slots})
+    return _export(model, model.query, inputs, ["vector"])
+
+
+def _export_score(model: ESASRec) -> bytes:
+    batch, slots, rows, candidates = Dim("B"), Dim("S"), Dim("N"), Dim("K")
+    each = torch.ones(2, dtype=torch.int64)
+    keys, values = _cache(model, slots=5)[-2:]
+    inputs = {
+        "query": (torch.zeros(2, model.config.dim), {0: batch}),
+        "length": (each, {0: batch}),
+        "slot": (each, {0: batch}),
+        "candidates": (torch.ones(2, 3, dtype=torch.int64), {0: batch, 1: candidates}),
+        "vectors": (torch.zeros(4, model.config.dim), {0: rows}),
+        "keys": (keys, {0: slots}),
+        "values": (values, {0: slots}),
+    }
+    return _export(model, model.score, inputs, ["logits"])
+
+
+def _export_item(model: ESASRec) -> bytes:
+    items, rows = Dim("M"), Dim("N")
+    inputs = {
+        "rows": (torch.ones(2, dtype=torch.int64), {0: items}),
+        "table": (torch.zeros(4, model.config.dim), {0: rows}),
+    }
+    return _export(model, model.item, inputs, ["vectors"])
+
+
+def _export(
+    model: ESASRec,
+    method: Callable[..., Any],
+    inputs: dict[str, tuple[Tensor, dict[int, Any]]],
+    outputs: list[str],
+) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            _Graph(model, method),
+            # one tensor object used for two inputs would be exported as a single input
+            tuple(tensor.clone() for tensor, _ in inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=(tuple(shape for _, shape in inputs.values()),),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    exported: bytes = program.model_proto.SerializeToString()
+    return exported

@@ -1,0 +1,141 @@
+"""The exported graphs of a Bundle, run by ONNX Runtime.
+
+Shape legend: B = batch, L = length, D = dim, H = heads, E = D / H, W = window, S = state slots,
+N = catalogue rows with the padding row 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ouzel.bundle.bundle import Bundle
+from ouzel.features.batches import PaddedHistories
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StateShape:
+    """The sizes of one user's state: a ring of `window` keys and values in each layer."""
+
+    num_layers: int
+    num_heads: int
+    head_size: int
+    window: int
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        return self.num_heads * self.head_size
+
+    @property
+    def receptive_field(self) -> int:
+        """Return how many of the newest events a state depends on."""
+        return self.num_layers * (self.window - 1) + 1
+
+
+class Graphs:
+    """The graph sessions and the frozen input-side item table (N, D) that they read."""
+
+    def __init__(
+        self, graphs: Mapping[str, Path | bytes], table_ND: NDArray[np.float32], *, threads: int = 1
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._sessions = {
+            name: onnxruntime.InferenceSession(
+                graph if isinstance(graph, bytes) else str(graph),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+            for name, graph in graphs.items()
+        }
+        self.table_ND = np.ascontiguousarray(table_ND, np.float32)
+        self.shape = self._state_shape()
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, threads: int = 1) -> Graphs:
+        """Return the graphs of `bundle`; `threads` is the number of cores one call may use."""
+        names = ("encode", "append", "query", "score", "item")
+        table_ND = bundle.tensors("inputs")["table"]
+        return cls({name: bundle.graph(name) for name in names}, table_ND, threads=threads)
+
+    @property
+    def num_rows(self) -> int:
+        """Return N: rows at or above it are items this Bundle does not know."""
+        return len(self.table_ND)
+
+    def encode(self, histories: PaddedHistories) -> list[Array]:
+        """Return per layer keys and values (B, L, H, E) of each event, then `last` (B, D)."""
+        feeds: dict[str, Array] = {
+            "rows": histories.rows_BL,
+            "times": histories.times_BL,
+            "length": histories.length_B,
+            "table": self.table_ND,
+        }
+        return self._run("encode", feeds)
+
+    def append(
+        self, *, row_B: Array, time_B: Array, length_B: Array, slot_B: Array, cache: Sequence[Array]
+    ) -> list[Array]:
+        """Return per layer the new key and value (B, H, E), then `last` (B, D).
+
+        `length_B` counts the events before; `cache` holds each layer's rings for all slots.
+        """
+        feeds: dict[str, Array] = {
+            "row": row_B,
+            "time": time_B,
+            "length": length_B,
+            "slot": slot_B,
+            "table": self.table_ND,
+        }
+        for layer in range(self.shape.num_layers):
+            feeds[f"keys_{layer}"] = cache[2 * layer]
+            feeds[f"values_{layer}"] = cache[2 * layer + 1]
+        return self._run("append", feeds)
+
+    def query(
+        self,
+        *,
+        now_B: Array,
+        length_B: Array,
+        slot_B: Array,
+        last_SD: Array,
+        last_time_S: Array,
+        keys: Array,
+        values: Array,
+    ) -> NDArray[np.float32]:
+        """Return the user vectors (B, D) at request times `now_B` in ms."""
+        feeds: dict[str, Array] = {
+            "now": now_B,
+            "length": length_B,
+            "slot": slot_B,
+            "last": last_SD,
+            "last_time": last_time_S,
+            "keys": keys,
+            "values": values,
+        }
+        return np.asarray(self._run("query", feeds)[0], np.float32)
+
+    def item(self, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the output-side vectors (M, D) that the model gives catalogue rows."""
+        return np.asarray(self._run("item", {"rows": rows_M, "table": self.table_ND})[0])
+
+    def _run(self, name: str, feeds: dict[str, Array]) -> list[Array]:
+        outputs: list[Array] = self._sessions[name].run(None, feeds)
+        return outputs
+
+    def _state_shape(self) -> StateShape:
+        shapes = {node.name: node.shape for node in self._sessions["append"].get_inputs()}
+        num_layers = sum(name.startswith("keys_") for name in shapes)
+        _, heads, size, window = shapes["keys_0"]
+        return StateShape(num_layers, heads, size, window)

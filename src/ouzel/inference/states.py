@@ -1,0 +1,235 @@
+"""User states: how an event changes the very next answer.
+
+A state is *append-exact*: appending an event gives what encoding the history anew would give, up
+to float rounding. So events are only noted when they arrive and applied, in batches, when the user
+next asks; a user who is not in the pool is encoded from the log; and what is stored can be audited
+against a full re-encode at any time.
+
+An answer depends on the newest `receptive_field` known events and on nothing else: not on what was
+evicted, not on how the events came in. Sliding windows make that start a function of the event
+count alone.
+
+Shape legend: B = batch, D = vector size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.events.interactions import History
+from ouzel.features.batches import pad_histories
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.pool import StatePool, history_hash, slot_bytes
+
+ENCODE_BATCH = 16
+"""Histories encoded in one call, which bounds the memory of a re-encode."""
+
+AUDIT_TOLERANCE = 1e-3
+"""A state this far from its re-encode is wrong; rounding stays two orders of magnitude below."""
+
+
+@dataclass
+class StateStats:
+    """What happened to states so far; all counts since the start, differences as seen last."""
+
+    hits: int = 0
+    misses: int = 0
+    appends: int = 0
+    rebuilds: int = 0
+    invalidations: int = 0
+    audits: int = 0
+    audit_failures: int = 0
+    audit_max_error: float = 0.0
+
+
+class UserStates:
+    """The states of one Bundle's users, kept within `max_bytes`.
+
+    `load_history` reads a user's whole history from the log, in (timestamp, log offset) order.
+    """
+
+    def __init__(
+        self,
+        graphs: Graphs,
+        *,
+        max_bytes: int,
+        load_history: Callable[[int], History],
+        version: str,
+    ) -> None:
+        self.version = version
+        self.stats = StateStats()
+        self.pool = StatePool(graphs.shape, max_bytes=max_bytes)
+        self._scratch = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
+        self._graphs = graphs
+        self._load_history = load_history
+        self._pending: dict[int, list[tuple[int, int]]] = {}
+
+    def observe(self, user: int, row: int, time_ms: int) -> None:
+        """Note a durable event of `user`; its effect is in the user's next `query`.
+
+        An event older than the newest one noted changes the order of the history, so the state is
+        dropped and made anew from the log.
+        """
+        if user not in self.pool or not 0 < row < self._graphs.num_rows:
+            return
+        pending = self._pending.setdefault(user, [])
+        slot = self.pool.slot(user)
+        newest = pending[-1][1] if pending else int(self.pool.last_time_S[slot])
+        if time_ms < newest or len(pending) >= self.pool.shape.window:
+            self.stats.invalidations += time_ms < newest
+            self.forget(user)
+        else:
+            pending.append((row, time_ms))
+
+    def forget(self, user: int) -> None:
+        """Drop the user's state; the next `query` makes it anew from the log."""
+        self.pool.release(user)
+        self._pending.pop(user, None)
+
+    def contains(self, user: int) -> bool:
+        """Return whether the user's state is in the pool."""
+        return user in self.pool
+
+    def query(self, users: Sequence[int], now_ms: int) -> tuple[NDArray[np.float32], list[bool]]:
+        """Return the vectors (B, D) of `users` at the time `now_ms`, and which of them have one.
+
+        A user without known events has no vector: a row of zeros and False.
+        """
+        answers = np.zeros((len(users), self.pool.shape.dim), np.float32)
+        known = [False] * len(users)
+        for start in range(0, len(users), self.pool.num_slots):
+            part = list(users[start : start + self.pool.num_slots])
+            ready = self._bring_in(part)
+            known[start : start + len(part)] = ready
+            index = [i for i, has_state in enumerate(ready) if has_state]
+            if index:
+                slots = np.array([self.pool.slot(part[i]) for i in index], np.int64)
+                answers[start + np.array(index)] = self._ask(self.pool, slots, now_ms)
+        return answers, known
+
+    def query_session(self, history: History, now_ms: int) -> NDArray[np.float32] | None:
+        """Return the vector (D,) of a history that is not stored; None if nothing is known."""
+        known = self._known(history)
+        if not len(known):
+            return None
+        self._encode_into(self._scratch, [0], [known])
+        vector: NDArray[np.float32] = self._ask(self._scratch, np.zeros(1, np.int64), now_ms)[0]
+        return vector
+
+    def audit(self, user: int) -> float | None:
+        """Return the largest difference between the user's state and a full re-encode.
+
+        None if the user is not in the pool. A state whose events are not those of the log, or
+        that is off by more than rounding, is dropped and counted in `audit_failures`.
+        """
+        if user not in self.pool:
+            return None
+        self._apply_pending([user])
+        history = self._known(self._load_history(user))
+        self.stats.audits += 1
+        error = float("inf")
+        if self.pool.hash(user) == history_hash(history):
+            error = self._difference(self.pool.slot(user), history)
+        if error > AUDIT_TOLERANCE:
+            self.stats.audit_failures += 1
+            self.forget(user)
+        if np.isfinite(error):
+            self.stats.audit_max_error = max(self.stats.audit_max_error, error)
+        return error
+
+    def _bring_in(self, users: list[int]) -> list[bool]:
+        """Make the states of `users` current; return which of them have one."""
+        distinct = list(dict.fromkeys(users))
+        present = [user for user in distinct if user in self.pool]
+        for user in present:
+            self.pool.touch(user)
+        self.stats.hits += len(present)
+        self._apply_pending(present)
+        missing = [user for user in distinct if user not in self.pool]
+        self.stats.misses += len(missing)
+        self._rebuild(missing)
+        return [user in self.pool for user in users]
+
+    def _apply_pending(self, users: list[int]) -> None:
+        """Append what was noted for `users`, the r-th event of all of them in one call."""
+        waiting = [(user, self._pending.pop(user)) for user in users if user in self._pending]
+        round_number = 0
+        while waiting:
+            slots = np.array([self.pool.slot(user) for user, _ in waiting], np.int64)
+            events = [events[round_number] for _, events in waiting]
+            rows = np.array([row for row, _ in events], np.int64)
+            times = np.array([time_ms for _, time_ms in events], np.int64)
+            lengths = self.pool.length_S[slots]
+            fresh = self._graphs.append(
+                row_B=rows, time_B=times, length_B=lengths, slot_B=slots, cache=self.pool.cache
+            )
+            self.pool.extend(slots, fresh, rows, times)
+            self.stats.appends += len(waiting)
+            round_number += 1
+            waiting = [item for item in waiting if len(item[1]) > round_number]
+
+    def _rebuild(self, users: list[int]) -> None:
+        for start in range(0, len(users), ENCODE_BATCH):
+            histories = [
+                (user, self._known(self._load_history(user)))
+                for user in users[start : start + ENCODE_BATCH]
+            ]
+            histories = [(user, history) for user, history in histories if len(history)]
+            if histories:
+                slots = [self.pool.take(user) for user, _ in histories]
+                self._encode_into(self.pool, slots, [history for _, history in histories])
+                self.stats.rebuilds += len(histories)
+
+    def _encode_into(self, pool: StatePool, slots: list[int], histories: list[History]) -> None:
+        field = pool.shape.receptive_field
+        encoded = self._graphs.encode(pad_histories([history.last(field) for history in histories]))
+        for index, (slot, history) in enumerate(zip(slots, histories, strict=True)):
+            pool.write(slot, encoded, index, history)
+
+    def _ask(self, pool: StatePool, slots_B: NDArray[np.int64], now_ms: int) -> NDArray[np.float32]:
+        return self._graphs.query(
+            now_B=np.full(len(slots_B), now_ms, np.int64),
+            length_B=pool.length_S[slots_B],
+            slot_B=slots_B,
+            last_SD=pool.last_SD,
+            last_time_S=pool.last_time_S,
+            keys=pool.cache[-2],
+            values=pool.cache[-1],
+        )
+
+    def _known(self, history: History) -> History:
+        """Return the events on items that this Bundle knows."""
+        known = (history.rows > 0) & (history.rows < self._graphs.num_rows)
+        return history if known.all() else History(history.rows[known], history.times_ms[known])
+
+    def _difference(self, slot: int, history: History) -> float:
+        """Return how far `slot` is from a fresh encode, over everything an answer reads.
+
+        The two may have counted positions from different starts, so what is compared is the vector
+        at the time of the newest event and one later, and the values, event by event.
+        """
+        self._encode_into(self._scratch, [0], [history])
+        later_ms = int(history.times_ms[-1]) + 3_600_000
+        worst = 0.0
+        for now_ms in (int(history.times_ms[-1]), later_ms):
+            stored = self._ask(self.pool, np.array([slot]), now_ms)
+            fresh = self._ask(self._scratch, np.zeros(1, np.int64), now_ms)
+            worst = max(worst, float(np.abs(stored - fresh).max()))
+        return max(worst, _value_difference(self.pool, slot, self._scratch, len(history)))
+
+
+def _value_difference(stored: StatePool, slot: int, fresh: StatePool, length: int) -> float:
+    """Return the largest difference of the cached values, newest event to oldest."""
+    window = stored.shape.window
+    newest = np.arange(1, min(length, window) + 1)
+    places = (int(stored.length_S[slot]) - newest) % window
+    fresh_places = (int(fresh.length_S[0]) - newest) % window
+    pairs = zip(stored.cache[1::2], fresh.cache[1::2], strict=True)
+    return max(
+        float(np.abs(ours[slot][:, places] - theirs[0][:, fresh_places]).max())
+        for ours, theirs in pairs
+    )
