@@ -48,7 +48,7 @@ class Timing:
         return sum(spent_ms for _, _, spent_ms in self.stages)
 
     def header(self) -> bytes:
-        """Return the value of the `Server-Timing` header: parts first, then their stages."""
+        """Return the value of the `Server-Timing` header: `T`, `P`, `A`, then as `T-read`."""
         entries = [f"{part};dur={spent_ms:.3f}" for part, spent_ms in self.parts().items()]
-        entries += [f"{name};dur={spent_ms:.3f}" for _, name, spent_ms in self.stages]
+        entries += [f"{part}-{name};dur={spent_ms:.3f}" for part, name, spent_ms in self.stages]
         return ", ".join(entries).encode()
