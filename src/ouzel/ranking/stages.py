@@ -26,21 +26,22 @@ SESSION = "session"
 
 
 class UserVectors(Protocol):
-    """What the state stage asks of the user-state pool."""
+    """What the state stage asks of the user-state pool (`ouzel.inference.states.UserStates`)."""
 
-    def query(self, users: Sequence[int], now_ms: int) -> NDArray[np.float32]:
-        """Return the query vectors (B, D) of known users."""
+    def query(self, users: Sequence[int], now_ms: int) -> tuple[NDArray[np.float32], list[bool]]:
+        """Return the vectors (B, D) of users, and which of them have one."""
         ...
 
-    def query_session(self, history: History, now_ms: int) -> NDArray[np.float32]:
-        """Return the query vector (D,) of a history that is not stored."""
+    def query_session(self, history: History, now_ms: int) -> NDArray[np.float32] | None:
+        """Return the vector (D,) of a history that is not stored, None if nothing is known."""
         ...
 
 
 class EncodeUser(Stage):
     """Gives each query its vector: from the pool for a user, encoded anew for a session.
 
-    A query without history keeps no vector. The pass's queries must share `now_ms`.
+    A query whose history holds nothing that the model knows keeps no vector. The queries of a
+    pass share `now_ms`.
     """
 
     name = "state"
@@ -57,23 +58,24 @@ class EncodeUser(Stage):
         Raises:
             ValueError: the model gave a vector that is not finite.
         """
-        asking = [query for query in work.queries if query.user is not None and len(query.history)]
-        users = list(dict.fromkeys(query.user for query in asking if query.user is not None))
+        users = [
+            query.user for query in work.queries if query.user is not None and len(query.history)
+        ]
         vectors: dict[int, NDArray[np.float32]] = {}
         if users:
-            vectors = dict(
-                zip(users, _finite(self.states.query(users, asking[0].now_ms)), strict=True)
-            )
+            found_BD, known_B = self.states.query(users, work.queries[0].now_ms)
+            rows = zip(users, found_BD, known_B, strict=True)
+            vectors = {user: _finite(vector) for user, vector, known in rows if known}
         return Work(tuple(self._hydrated(query, vectors) for query in work.queries), work.found)
 
     def _hydrated(self, query: Query, vectors: dict[int, NDArray[np.float32]]) -> Query:
         if not len(query.history):
             return query
         if query.user is not None:
-            return replace(query, vector=vectors[query.user])
-        return replace(
-            query, vector=_finite(self.states.query_session(query.history, query.now_ms))
-        )
+            vector = vectors.get(query.user)
+        else:
+            vector = self.states.query_session(query.history, query.now_ms)
+        return query if vector is None else replace(query, vector=_finite(vector))
 
 
 class SearchIndex(Stage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Literal
 
@@ -14,7 +15,7 @@ class Timing:
 
     >>> timing = Timing()
     >>> timing.mark("T", "read")
-    >>> timing.add("P", "state", 1.25)
+    >>> timing.split([("P", "state")], [1.25])
     >>> timing.parts()["P"], [name for _, name, _ in timing.stages]
     (1.25, ['read', 'state'])
     """
@@ -32,9 +33,11 @@ class Timing:
         self.stages.append((part, name, (now - self.last) * 1000.0))
         self.last = now
 
-    def add(self, part: Part, name: str, spent_ms: float) -> None:
-        """Count `spent_ms` that was measured elsewhere; `last` stays."""
-        self.stages.append((part, name, spent_ms))
+    def split(self, names: Sequence[tuple[Part, str]], spent_ms: Sequence[float]) -> None:
+        """Count the time since the last mark as stages that were timed one by one elsewhere."""
+        for (part, name), spent in zip(names, spent_ms, strict=True):
+            self.stages.append((part, name, spent))
+        self.last = perf_counter()
 
     def parts(self) -> dict[Part, float]:
         """Return the milliseconds of T, P and A: each the sum of its stages."""

@@ -10,6 +10,7 @@ from msgspec import Meta
 MAX_N = 500
 MAX_EVENTS = 1000
 MAX_LIST_IDS = 1000
+MAX_USERS = 200
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="at most 256 bytes of UTF-8")]
 Name = Literal["title", "genres"]
@@ -91,7 +92,7 @@ class ItemsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class UsersRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How many known users to list."""
 
-    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    limit: Annotated[int, Meta(ge=1, le=MAX_USERS)] = 20
 
 
 class ShownItem(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -128,8 +129,7 @@ class ItemEntry(msgspec.Struct, frozen=True):
     """An item with what people read about it."""
 
     item_id: str
-    title: str
-    genres: str
+    fields: dict[str, str]
 
 
 class ItemsReply(msgspec.Struct, frozen=True):
@@ -138,17 +138,10 @@ class ItemsReply(msgspec.Struct, frozen=True):
     items: list[ItemEntry]
 
 
-class UserEntry(msgspec.Struct, frozen=True):
-    """A known user and the length of the history."""
-
-    user_id: str
-    num_events: int
-
-
 class UsersReply(msgspec.Struct, frozen=True):
-    """Some of the known users."""
+    """The ids of some known users, spread over all of them."""
 
-    users: list[UserEntry]
+    users: list[str]
 
 
 class Live(msgspec.Struct, frozen=True):

@@ -1,0 +1,154 @@
+"""From a request to a ranked list: who asks becomes a `Query`, and queries share passes.
+
+Requests that arrive in the same tick of the event loop ride in one pass of the pipeline: one
+graph call and one index search for all. A lone request waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.events import clock
+from ouzel.events.catalog import Catalog
+from ouzel.events.interactions import History
+from ouzel.ranking.pipeline import Pipeline
+from ouzel.retrieval.types import Candidates, Query, no_history
+from ouzel.serving.timing import Part, Timing
+from ouzel.serving.visitors import Visitor, Visitors
+from ouzel.serving.wire import RecommendRequest
+
+logger = logging.getLogger(__name__)
+
+MAX_PASS = 16
+"""Most requests in one pass: a longer pass would itself become the slowest answer."""
+
+DEADLINE_MS = 250.0
+"""Time after which what is still optional in a pass is left out."""
+
+_NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was found for one request, and the stage that had to be replaced, if any."""
+
+    found: Candidates
+    degraded: str | None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: RecommendRequest
+    timing: Timing
+    future: asyncio.Future[Answer]
+
+
+class Answers:
+    """Answers requests through the pipeline; lives in one event loop."""
+
+    def __init__(
+        self, pipeline: Pipeline, visitors: Visitors, catalog: Catalog, *, num_rows: int
+    ) -> None:
+        self.pipeline = pipeline
+        self._visitors = visitors
+        self._catalog = catalog
+        self._num_rows = num_rows
+        self._waiting: list[_Waiting] = []
+        # What a stage costs is part A of an answer, but for what completes the query: part P.
+        self._parts: list[tuple[Part, str]] = [
+            ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
+        ]
+
+    async def answer(self, request: RecommendRequest, timing: Timing) -> Answer:
+        """Return the list for one request; `timing` learns what each stage took."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._pass)
+        self._waiting.append(_Waiting(request, timing, future))
+        return await future
+
+    def rank(self, requests: Sequence[RecommendRequest], timings: Sequence[Timing]) -> list[Answer]:
+        """Return the answers to requests that ride in one pass."""
+        now_ms = clock.now_ms()
+        deadline_ms = time.monotonic() * 1000 + DEADLINE_MS
+        for timing in timings:
+            timing.mark("T", "wait")
+        asked = [self._query(request, now_ms, deadline_ms) for request in requests]
+        for timing in timings:
+            timing.mark("P", "lookup")
+        ranked = self.pipeline.run([query for query, _ in asked])
+        for timing in timings:
+            timing.split(self._parts, ranked.stage_ms)
+        return [
+            Answer(found, trouble or degraded)
+            for (_, trouble), found, degraded in zip(
+                asked, ranked.found, ranked.degraded, strict=True
+            )
+        ]
+
+    def _pass(self) -> None:
+        batch, self._waiting = self._waiting[:MAX_PASS], self._waiting[MAX_PASS:]
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._pass)
+        try:
+            answers = self.rank([w.request for w in batch], [w.timing for w in batch])
+        except Exception as error:
+            for waiting in batch:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(answer)
+
+    def _query(
+        self, request: RecommendRequest, now_ms: int, deadline_ms: float
+    ) -> tuple[Query, str | None]:
+        """Return the query of a request, and the name of what failed on the way to it."""
+        visitor, trouble = self._visitor(request)
+        known = visitor.known if visitor is not None else no_history()
+        seen = visitor.history.rows if visitor is not None else _NO_ROWS
+        user = visitor.user if visitor is not None else None
+        context = self._rows(request.items)
+        if len(context):
+            # What was just looked at is newer than all that is stored, and is stored nowhere.
+            times_ms = np.full(len(context), now_ms, np.int64)
+            known = History(
+                np.concatenate([known.rows, context]), np.concatenate([known.times_ms, times_ms])
+            )
+            seen = np.concatenate([seen, context])
+            user = None
+        query = Query(
+            k=request.n,
+            now_ms=now_ms,
+            user=user,
+            history=known,
+            seen=seen if request.exclude_seen else _NO_ROWS,
+            exclude=self._rows(request.exclude_items),
+            deadline_ms=deadline_ms,
+        )
+        return query, trouble
+
+    def _visitor(self, request: RecommendRequest) -> tuple[Visitor | None, str | None]:
+        if request.user_id is None and request.session_id is None:
+            return None, None
+        try:
+            return self._visitors.find(request.user_id, request.session_id), None
+        except Exception:
+            # A log that cannot be read costs the history, not the answer.
+            logger.exception("the history of a visitor could not be read")
+            return None, "history"
+
+    def _rows(self, item_ids: list[str]) -> NDArray[np.int32]:
+        if not item_ids:
+            return _NO_ROWS
+        rows = self._catalog.rows(item_ids)
+        return rows[(rows > 0) & (rows < self._num_rows)]
