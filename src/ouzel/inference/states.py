@@ -21,12 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
-from ouzel.features.batches import pad_histories
+from ouzel.inference.encoding import (
+    ENCODE_BATCH,
+    HistoryEncoder,
+    ask,
+    encode_into,
+    known_events,
+)
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.pool import StatePool, history_hash, slot_bytes
-
-ENCODE_BATCH = 16
-"""Histories encoded in one call, which bounds the memory of a re-encode."""
+from ouzel.inference.pool import StatePool, history_hash
 
 AUDIT_TOLERANCE = 1e-3
 """A state this far from its re-encode is wrong; rounding stays two orders of magnitude below."""
@@ -63,7 +66,7 @@ class UserStates:
         self.version = version
         self.stats = StateStats()
         self.pool = StatePool(graphs.shape, max_bytes=max_bytes)
-        self._scratch = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
+        self._encoder = HistoryEncoder(graphs, batch_size=1)
         self._graphs = graphs
         self._load_history = load_history
         self._pending: dict[int, list[tuple[int, int]]] = {}
@@ -108,17 +111,14 @@ class UserStates:
             index = [i for i, has_state in enumerate(ready) if has_state]
             if index:
                 slots = np.array([self.pool.slot(part[i]) for i in index], np.int64)
-                answers[start + np.array(index)] = self._ask(self.pool, slots, now_ms)
+                now_B = np.full(len(slots), now_ms, np.int64)
+                answers[start + np.array(index)] = ask(self._graphs, self.pool, slots, now_B)
         return answers, known
 
     def query_session(self, history: History, now_ms: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a history that is not stored; None if nothing is known."""
-        known = self._known(history)
-        if not len(known):
-            return None
-        self._encode_into(self._scratch, [0], [known])
-        vector: NDArray[np.float32] = self._ask(self._scratch, np.zeros(1, np.int64), now_ms)[0]
-        return vector
+        vectors, filled = self._encoder([history], np.array([now_ms]))
+        return vectors[0] if filled[0] else None
 
     def audit(self, user: int) -> float | None:
         """Return the largest difference between the user's state and a full re-encode.
@@ -129,7 +129,7 @@ class UserStates:
         if user not in self.pool:
             return None
         self._apply_pending([user])
-        history = self._known(self._load_history(user))
+        history = known_events(self._graphs, self._load_history(user))
         self.stats.audits += 1
         error = float("inf")
         if self.pool.hash(user) == history_hash(history):
@@ -175,36 +175,14 @@ class UserStates:
     def _rebuild(self, users: list[int]) -> None:
         for start in range(0, len(users), ENCODE_BATCH):
             histories = [
-                (user, self._known(self._load_history(user)))
+                (user, known_events(self._graphs, self._load_history(user)))
                 for user in users[start : start + ENCODE_BATCH]
             ]
             histories = [(user, history) for user, history in histories if len(history)]
             if histories:
                 slots = [self.pool.take(user) for user, _ in histories]
-                self._encode_into(self.pool, slots, [history for _, history in histories])
+                encode_into(self._graphs, self.pool, slots, [known for _, known in histories])
                 self.stats.rebuilds += len(histories)
-
-    def _encode_into(self, pool: StatePool, slots: list[int], histories: list[History]) -> None:
-        field = pool.shape.receptive_field
-        encoded = self._graphs.encode(pad_histories([history.last(field) for history in histories]))
-        for index, (slot, history) in enumerate(zip(slots, histories, strict=True)):
-            pool.write(slot, encoded, index, history)
-
-    def _ask(self, pool: StatePool, slots_B: NDArray[np.int64], now_ms: int) -> NDArray[np.float32]:
-        return self._graphs.query(
-            now_B=np.full(len(slots_B), now_ms, np.int64),
-            length_B=pool.length_S[slots_B],
-            slot_B=slots_B,
-            last_SD=pool.last_SD,
-            last_time_S=pool.last_time_S,
-            keys=pool.cache[-2],
-            values=pool.cache[-1],
-        )
-
-    def _known(self, history: History) -> History:
-        """Return the events on items that this Bundle knows."""
-        known = (history.rows > 0) & (history.rows < self._graphs.num_rows)
-        return history if known.all() else History(history.rows[known], history.times_ms[known])
 
     def _difference(self, slot: int, history: History) -> float:
         """Return how far `slot` is from a fresh encode, over everything an answer reads.
@@ -212,14 +190,14 @@ class UserStates:
         The two may have counted positions from different starts, so what is compared is the vector
         at the time of the newest event and one later, and the values, event by event.
         """
-        self._encode_into(self._scratch, [0], [history])
-        later_ms = int(history.times_ms[-1]) + 3_600_000
+        newest_ms = int(history.times_ms[-1])
         worst = 0.0
-        for now_ms in (int(history.times_ms[-1]), later_ms):
-            stored = self._ask(self.pool, np.array([slot]), now_ms)
-            fresh = self._ask(self._scratch, np.zeros(1, np.int64), now_ms)
+        for now_ms in (newest_ms, newest_ms + 3_600_000):
+            now_B = np.array([now_ms])
+            stored = ask(self._graphs, self.pool, np.array([slot]), now_B)
+            fresh, _ = self._encoder([history], now_B)
             worst = max(worst, float(np.abs(stored - fresh).max()))
-        return max(worst, _value_difference(self.pool, slot, self._scratch, len(history)))
+        return max(worst, _value_difference(self.pool, slot, self._encoder.scratch, len(history)))
 
 
 def _value_difference(stored: StatePool, slot: int, fresh: StatePool, length: int) -> float:
