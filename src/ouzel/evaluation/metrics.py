@@ -32,7 +32,7 @@ def unseen_scores(
     """
     if len(seen) != len(scores_BN):
         raise ValueError(f"seen has {len(seen)} entries for {len(scores_BN)} lines of scores")
-    masked_BN = np.array(scores_BN, np.float32)
+    masked_BN = np.array(scores_BN, np.float32, order="C")
     if np.isnan(masked_BN.max(initial=-np.inf)):
         raise ValueError("a score is NaN, so nothing can be ranked: look at the model's training")
     lines = np.repeat(np.arange(len(seen)), [len(rows) for rows in seen])
