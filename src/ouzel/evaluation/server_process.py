@@ -1,0 +1,144 @@
+"""A server under measurement: started, waited for, weighed and stopped.
+
+The server may be Ouzel or a peer; all that is asked of it is that it writes its port into a file
+and answers `GET /health/ready` with 200 once it can be measured.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_SECONDS = 20.0
+LOG_TAIL_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running server: its port on 127.0.0.1 and the id of its first process."""
+
+    port: int
+    pid: int
+
+    def rss_mb(self) -> float:
+        """Return the resident memory of the server and its children, shared pages counted once.
+
+        Pages that several processes map are divided among them (Pss).
+        """
+        return sum(_pss_kb(pid) for pid in _family(self.pid)) / 1024.0
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the server and its children have used so far."""
+        ticks = sum(_cpu_ticks(pid) for pid in _family(self.pid))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def running(
+    command: Callable[[Path], Sequence[str]], *, ready_seconds: float = 120.0
+) -> Iterator[ServerProcess]:
+    """Yield a server started with `command(port_file)`, once it is ready; stop it at the end.
+
+    Raises: ValueError, with the end of what the server said, if it does not become ready.
+
+    >>> with running(lambda port_file: ["false"]):
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    ValueError: the server did not start (exit status 1): it said nothing
+    """
+    with tempfile.TemporaryDirectory(prefix="ouzel-bench-") as folder:
+        port_file, log_path = Path(folder, "port"), Path(folder, "log")
+        with log_path.open("wb") as log:
+            # a session of its own, so that workers it leaves behind can be ended with it
+            process = subprocess.Popen(
+                command(port_file), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            port = _wait_until_ready(process, port_file, log_path, ready_seconds)
+            yield ServerProcess(port, process.pid)
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], port_file: Path, log_path: Path, seconds: float
+) -> int:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ValueError(
+                f"the server did not start (exit status {process.returncode}): {_tail(log_path)}"
+            )
+        text = port_file.read_text().strip() if port_file.exists() else ""
+        if text.isdigit() and _is_ready(int(text)):
+            return int(text)
+        time.sleep(0.05)
+    raise ValueError(f"the server was not ready within {seconds:g} s: {_tail(log_path)}")
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _tail(log_path: Path) -> str:
+    text = log_path.read_text(errors="replace").strip()
+    return text[-LOG_TAIL_CHARACTERS:] or "it said nothing"
+
+
+def _family(pid: int) -> list[int]:
+    """Return the process and all its descendants."""
+    family = [pid]
+    for member in family:
+        try:
+            tasks = list(Path(f"/proc/{member}/task").iterdir())
+            for task in tasks:
+                family += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return family
+
+
+def _pss_kb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return float(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+
+
+def _cpu_ticks(pid: int) -> int:
+    try:
+        # the second field, the program's name, may hold spaces: count from behind its bracket
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
