@@ -24,7 +24,7 @@ NOISE_SHARE = 0.25
 FAVOURITES = 4
 FAVOURITE_SHARE = 0.7
 START_MS = 1_767_225_600_000
-"""1 January 2026: every history begins in the weeks after it."""
+"""1 January 2026: every history begins in the minute after it."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,24 @@ class Workload:
         """Return the ids of all users, the live ones first."""
         return [f"u{user}" for user in range(len(self.histories_UL))]
 
+    def times_ms(self, users: slice) -> NDArray[np.int64]:
+        """Return when the events of some users happened, shaped as their histories."""
+        length = self.histories_UL.shape[1]
+        users_U1 = np.arange(len(self.histories_UL), dtype=np.int64)[users, None]
+        return START_MS + 60_000 * np.arange(length) + 1_000 * ((users_U1 * 7) % 53)
+
     def columns(self, users: slice) -> EventColumns:
-        """Return the histories of some users as clicks to import, a minute or so apart."""
+        """Return the histories of some users as clicks to import, a minute apart."""
         histories_UL = self.histories_UL[users]
-        numbers = np.arange(self.histories_UL.size).reshape(self.histories_UL.shape)[users]
-        minutes = 60_000 * np.arange(histories_UL.shape[1], dtype=np.int64)
-        times = START_MS + minutes + 1_000 * (numbers % 53)
-        ids = [user_id for user_id in self.user_ids()[users] for _ in minutes]
+        numbers_UL = np.arange(self.histories_UL.size).reshape(self.histories_UL.shape)[users]
         rows = histories_UL.ravel().tolist()
         return EventColumns(
-            user_ids=ids,
+            user_ids=np.repeat(self.user_ids()[users], histories_UL.shape[1]).tolist(),
             item_ids=[f"i{row}" for row in rows],
             verbs=["click"] * len(rows),
-            timestamps_ms_E=times.ravel(),
+            timestamps_ms_E=self.times_ms(users).ravel(),
             values_E=np.full(len(rows), np.nan, np.float32),
-            numbers_E=numbers.ravel(),
+            numbers_E=numbers_UL.ravel(),
         )
 
 

@@ -1,0 +1,198 @@
+"""The home that the serving benchmark runs on: a large catalogue, long histories, a real model.
+
+The model is the one that `--model-from` names, its item table resampled to the size of the case,
+or else a preset S with random weights over clustered items: weights do not change what an answer
+costs. Homes are kept under `.bench/` and made once for each case, seed and model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.bundle.bundle import Bundle, write_bundle
+from ouzel.bundle.store import BundleStore
+from ouzel.cli.output import Report
+from ouzel.evaluation.workload import Workload, cluster_centres, make_workload
+from ouzel.events.interactions import History, Interactions, from_histories
+from ouzel.events.log import EventLog
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.retrieval.popular import popular_scores
+from ouzel.retrieval.vmis import VMISkNN
+
+NUM_PARENTS = 1000
+USERS_A_CHUNK = 500
+DONE = "workload.done"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a case is: items, users whose state is held, users whose state is not."""
+
+    num_items: int
+    num_live: int
+    num_cold: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a home takes from a model: graphs, input table, bias and what the manifest says."""
+
+    graphs: Mapping[str, bytes]
+    parents_PD: NDArray[np.float32]
+    bias_P: NDArray[np.float32] | None
+    fields: Mapping[str, Any]
+
+
+def make_home(
+    folder: Path,
+    scale: Scale,
+    origin: Callable[[], Origin],
+    *,
+    seed: int,
+    report: Report,
+) -> Workload:
+    """Return the workload whose log and Bundle are in `folder`; made if they are not there yet.
+
+    Beside the home lie `items.npy` and `histories.npy`, which is all that a peer is given.
+    `report` is called with (users imported, users in all).
+    """
+    items, histories = folder / "items.npy", folder / "histories.npy"
+    if not (folder / DONE).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        source = origin()
+        work, bias_N = _workload(scale, source, seed)
+        with EventLog.open(folder / "events.db") as log:
+            _import(log, work, report)
+            bundle = _bundle(folder, log, work, source, bias_N)
+        BundleStore(folder).promote(bundle.digest)
+        np.save(items, bundle.tensors("items")["vectors"])
+        np.save(histories, work.histories_UL)
+        (folder / DONE).touch()
+    return Workload(np.load(items), np.load(histories), scale.num_live)
+
+
+def random_origin(*, seed: int) -> Origin:
+    """Return preset S with random weights over clusters. Needs the `train` extra."""
+    import torch
+
+    from ouzel.compression.export import export_graphs
+    from ouzel.models.sequence.esasrec import PRESETS, ESASRec
+
+    torch.manual_seed(seed)
+    config = PRESETS["S"]
+    fields = {
+        "model": "ESASRec (random weights)",
+        "config": dataclasses.asdict(config),
+        "features": {},
+        "graphs": {},
+        "parent": None,
+        "seed": seed,
+        "versions": {"torch": str(torch.__version__)},
+    }
+    graphs = export_graphs(ESASRec(config, num_rows=2))
+    return Origin(graphs, cluster_centres(NUM_PARENTS, config.dim, seed=seed), None, fields)
+
+
+def trained_origin(bundle: Bundle) -> Origin:
+    """Return what a home takes from a trained Bundle."""
+    manifest = bundle.manifest
+    graphs = {name: bundle.graph(name).read_bytes() for name in manifest.graphs}
+    fields = {
+        "model": manifest.model,
+        "config": manifest.config,
+        "features": manifest.features,
+        "graphs": manifest.graphs,
+        "parent": bundle.digest,
+        "seed": manifest.seed,
+        "versions": manifest.versions,
+    }
+    table_ND, items = bundle.tensors("inputs")["table"], bundle.tensors("items")
+    return Origin(graphs, table_ND, items.get("bias"), fields)
+
+
+def _workload(
+    scale: Scale, origin: Origin, seed: int
+) -> tuple[Workload, NDArray[np.float32] | None]:
+    """Return the workload over input-side vectors; a bias is resampled as one more dimension."""
+    parents_PD = origin.parents_PD
+    if origin.bias_P is not None:
+        parents_PD = np.hstack([parents_PD, origin.bias_P[:, None]])
+    work = make_workload(
+        parents_PD,
+        num_items=scale.num_items,
+        num_live=scale.num_live,
+        num_cold=scale.num_cold,
+        seed=seed,
+    )
+    if origin.bias_P is None:
+        return work, None
+    return dataclasses.replace(work, vectors_ND=work.vectors_ND[:, :-1]), work.vectors_ND[:, -1]
+
+
+def _import(log: EventLog, work: Workload, report: Report) -> None:
+    items = {"item_id": work.item_ids(), "title": [f"Item {row}" for row in work.item_ids()]}
+    nothing = work.columns(slice(0, 0))
+    log.import_frame(nothing, source_digest="benchmark", items=items)
+    num_users = len(work.histories_UL)
+    for start in range(0, num_users, USERS_A_CHUNK):
+        users = slice(start, min(start + USERS_A_CHUNK, num_users))
+        log.import_frame(work.columns(users), source_digest="benchmark")
+        report(users.stop, num_users)
+    rows = log.catalog.rows(work.item_ids()[:: max(1, work.num_items // 100)])
+    if not np.array_equal(rows, np.arange(1, work.num_items + 1, max(1, work.num_items // 100))):
+        raise ValueError("the log numbers items in another order than the benchmark: report this")
+
+
+def _bundle(
+    folder: Path,
+    log: EventLog,
+    work: Workload,
+    origin: Origin,
+    bias_N: NDArray[np.float32] | None,
+) -> Bundle:
+    seen = _interactions(work)
+    num_rows = len(work.vectors_ND)
+    graphs = Graphs(origin.graphs, work.vectors_ND)
+    items = {"vectors": graphs.item(np.arange(num_rows))}
+    items["vectors"][0] = 0.0
+    if bias_N is not None:
+        items["bias"] = bias_N
+    popular_N = popular_scores(seen)
+    tensors: dict[str, Mapping[str, NDArray[Any]]] = {
+        "inputs": {"table": graphs.table_ND},
+        "items": items,
+        "popular": {"scores": popular_N, "recent": popular_N},
+        "vmis": VMISkNN.fit(seen).to_tensors(),
+    }
+    fields = {
+        **origin.fields,
+        "num_rows": num_rows,
+        "catalogue_digest": log.catalog.digest(num_rows),
+        "data": {
+            "digest": "benchmark",
+            "cut_off_ms": None,
+            "num_events": len(seen),
+            "num_users": seen.num_users,
+        },
+        "metrics": [],
+        "error_bounds": {},
+    }
+    bundles = folder / "bundles"
+    return write_bundle(bundles, manifest_fields=fields, tensors=tensors, graphs=origin.graphs)
+
+
+def _interactions(work: Workload) -> Interactions:
+    histories = []
+    for user in range(len(work.histories_UL)):
+        times_ms = work.times_ms(slice(user, user + 1))[0]
+        histories.append(History(work.histories_UL[user], times_ms))
+    return from_histories(histories, num_rows=len(work.vectors_ND))
