@@ -153,7 +153,7 @@ def to_event(sent: EventIn, now_ms: int) -> Event | FieldError:
         detail = f"{sent.timestamp} is more than 5 minutes ahead of the server: set the clock"
         return FieldError("timestamp", "in_the_future", detail)
     for name, nested in (("context", sent.context), ("properties", sent.properties)):
-        if nested is not None and not _shallow(nested, MAX_DEPTH):
+        if nested is not None and not is_shallow(nested):
             return FieldError(name, "too_deep", f"it nests over {MAX_DEPTH} levels: flatten it")
     event_id = sent.event_id if sent.event_id is not None else os.urandom(16).hex()
     made = _impression if sent.event == "impression" else _interaction
@@ -240,9 +240,14 @@ def _storable(event: Interaction | Impression) -> Event | FieldError:
     return event
 
 
-def _shallow(value: Any, levels: int) -> bool:
+def is_shallow(value: Any, levels: int = MAX_DEPTH) -> bool:
+    """Return whether decoded JSON nests at most `levels` deep.
+
+    >>> is_shallow({"a": [1]}, 2), is_shallow({"a": [1]}, 1)
+    (True, False)
+    """
     if isinstance(value, dict):
-        return levels > 0 and all(_shallow(inner, levels - 1) for inner in value.values())
+        return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value.values())
     if isinstance(value, list):
-        return levels > 0 and all(_shallow(inner, levels - 1) for inner in value)
+        return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value)
     return True

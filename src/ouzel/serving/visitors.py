@@ -116,17 +116,23 @@ class Visitors:
                 self._apply_one(states, receipt, event.timestamp_ms, ticket)
         self._forget_settled_loads()
 
+    def drop(self, user: int) -> None:
+        """Forget a user's history, to be read from the log again."""
+        visitor = self._entries.pop(user, None)
+        if visitor is not None:
+            self.bytes -= _cost(visitor.history)
+
     def _apply_one(self, states: States, receipt: Written, time_ms: int, ticket: int) -> None:
         # A history read while this event was under way may or may not hold it already.
         if self._loaded_at.get(receipt.user, -1) >= ticket:
-            self._drop(receipt.user)
+            self.drop(receipt.user)
             states.forget(receipt.user)
             return
         visitor = self._entries.get(receipt.user)
         if visitor is not None:
             times_ms = visitor.history.times_ms
             if len(times_ms) and time_ms < times_ms[-1]:
-                self._drop(receipt.user)
+                self.drop(receipt.user)
             else:
                 self._extend(visitor, receipt.row, time_ms)
         states.observe(receipt.user, receipt.row, time_ms)
@@ -145,7 +151,7 @@ class Visitors:
         self._entries[user] = visitor
         self.bytes += _cost(history)
         while self.bytes > self._max_bytes and len(self._entries) > 1:
-            self._drop(next(iter(self._entries)))
+            self.drop(next(iter(self._entries)))
         return visitor
 
     def _forget_settled_loads(self) -> None:
@@ -165,11 +171,6 @@ class Visitors:
         if known_n.all():
             return history
         return History(history.rows[known_n], history.times_ms[known_n])
-
-    def _drop(self, user: int) -> None:
-        visitor = self._entries.pop(user, None)
-        if visitor is not None:
-            self.bytes -= _cost(visitor.history)
 
 
 def _appended(history: History, row: int, time_ms: int) -> History:

@@ -62,6 +62,10 @@ class AppendLog(Protocol):
         ...
 
 
+Applied = Callable[[Sequence[Event], Sequence[Written], int], None]
+"""Lets durable events take effect: events, their receipts, and the ticket of their job."""
+
+
 class NotDurableError(Exception):
     """The events are not in the log and never acknowledged; `str()` says why."""
 
@@ -89,19 +93,15 @@ class Commits:
 class LogWriter:
     """Appends events durably from one thread; lives in one event loop.
 
-    `applied` is called in the loop with the events, receipts and ticket of each job before its
-    acknowledgement, so that whoever reads an acknowledgement finds its events in effect. Tickets
-    count jobs: one with a ticket up to `settled` is done with, one up to `submitted` may already
-    be in the log although `applied` has not heard of it.
+    What `start` is given is called in the loop with the events, receipts and ticket of each job
+    before its acknowledgement, so that whoever reads an acknowledgement finds its events in
+    effect. Tickets count jobs: one with a ticket up to `settled` is done with, one up to
+    `submitted` may already be in the log although nobody has heard of it.
     """
 
-    def __init__(
-        self,
-        log: AppendLog,
-        applied: Callable[[Sequence[Event], Sequence[Written], int], None],
-    ) -> None:
+    def __init__(self, log: AppendLog) -> None:
         self._log = log
-        self._applied = applied
+        self._applied: Applied = _nothing
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.waiting = 0
         self.submitted = 0
@@ -112,8 +112,9 @@ class LogWriter:
         self.failure: str | None = "the writer is not running"
         self.stats = Commits()
 
-    def start(self) -> None:
+    def start(self, applied: Applied) -> None:
         """Start the thread; call inside the event loop."""
+        self._applied = applied
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="ouzel-log-writer", daemon=True)
         self.failure = None
@@ -237,3 +238,7 @@ class LogWriter:
     def _settle(self, job: _Job) -> None:
         self.waiting -= len(job.events)
         self.settled = job.ticket
+
+
+def _nothing(events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
+    """Take no notice of durable events: what a writer does before it is started."""

@@ -1,0 +1,69 @@
+"""`ouzel serve`: a home over HTTP, with the live page."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "ouzel serve my-home --port 8000"
+
+ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Pools of several libraries in one process fight over the cores; requests are the parallelism."""
+
+
+def command(
+    home: Annotated[Path, typer.Argument(help="A home made by `ouzel train`.")],
+    host: Annotated[
+        str, typer.Option(help="The address to bind; anything but loopback needs an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes any free one.")
+    ] = 8000,
+    port_file: Annotated[
+        Path | None, typer.Option(help="Write the port here once requests are welcome.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OUZEL_API_KEY",
+            show_default=False,
+            help="The key that requests must carry; better given in the environment.",
+        ),
+    ] = None,
+    state_megabytes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Memory for user states; by default a quarter of the machine's."),
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(help="Write where it listens as JSON to this file, or to stdout with '-'."),
+    ] = None,
+) -> None:
+    """Serve a home over HTTP until interrupted; the live page is at /dashboard."""
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    from ouzel.cli.output import emit
+    from ouzel.serving.server import serve
+
+    def listening(address: str) -> None:
+        emit({"address": address, "page": f"{address}/dashboard", "process": os.getpid()}, json)
+        sys.stdout.flush()
+
+    serve(
+        home,
+        host=host,
+        port=port,
+        port_file=port_file,
+        api_key=api_key,
+        state_bytes=None if state_megabytes is None else state_megabytes << 20,
+        listening=listening,
+    )

@@ -1,0 +1,191 @@
+"""Everything behind the routes: the log and its writer, the model's parts, who comes lately."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ouzel.events.log import EventLog
+from ouzel.events.types import Event
+from ouzel.inference.states import UserStates
+from ouzel.ranking.pipeline import Pipeline, Stage
+from ouzel.retrieval.types import Source
+from ouzel.serving.answers import Answers
+from ouzel.serving.metrics import Family, Metrics
+from ouzel.serving.timing import Timing
+from ouzel.serving.titles import TitleSearch
+from ouzel.serving.visitors import Visitors
+from ouzel.serving.wire import MAX_USERS, ModelName, RecommendRequest
+from ouzel.serving.writer import LogWriter, Written
+
+logger = logging.getLogger(__name__)
+
+AUDIT_SECONDS = 5.0
+"""How often the state of one live user is compared with a full re-encode."""
+
+WARM_UP_REQUESTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is served: the log, the stages with their state pool, and the popular lists."""
+
+    log: EventLog
+    states: UserStates
+    stages: Sequence[Stage]
+    popular: dict[str, Source]
+    model: ModelName
+    num_rows: int
+    visitors: Visitors
+    writer: LogWriter
+
+
+class Engine:
+    """A home in service. `start` and `close` frame its life in one event loop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.log = parts.log
+        self.model = parts.model
+        self.popular = parts.popular
+        self.writer = parts.writer
+        self.catalog = parts.log.catalog
+        self.titles = TitleSearch(self.catalog.column("title"))
+        self.users = _some_users(parts.log)
+        self.metrics = Metrics()
+        self.ready = False
+        self.answers = Answers(
+            Pipeline(parts.stages), parts.visitors, self.catalog, num_rows=parts.num_rows
+        )
+        self._states = parts.states
+        self._visitors = parts.visitors
+        self._audits: asyncio.Task[None] | None = None
+        self._measure()
+
+    async def start(self) -> None:
+        """Begin to write and audit, answer a few requests to warm up, then be ready."""
+        self.writer.start(self._apply)
+        for user_id in (self.users or [""])[:WARM_UP_REQUESTS]:
+            request = RecommendRequest(user_id=user_id or None)
+            self.answers.rank([request], [Timing()])
+        gc.collect()
+        # What lives now lives as long as the server: the collector need not visit it again.
+        gc.freeze()
+        self._audits = asyncio.get_running_loop().create_task(self._audit_forever())
+        self.ready = True
+
+    async def close(self) -> None:
+        """Write what waits, then close the log."""
+        self.ready = False
+        if self._audits is not None:
+            self._audits.cancel()
+        await self.writer.close()
+        self.log.close()
+
+    def why_not_ready(self) -> list[str]:
+        """Return the reasons why requests or events are not welcome, none if they are."""
+        reasons = [] if self.ready else ["the server is starting or stopping"]
+        if self.writer.failure is not None:
+            reasons.append(self.writer.failure)
+        return reasons
+
+    def audit_one(self) -> float | None:
+        """Return how far the state of a random live user is from a full re-encode.
+
+        None if there is no live user, or if events are on their way, when log and state may
+        rightly differ.
+        """
+        users = self._states.pool.users()
+        if not users or self.writer.settled < self.writer.submitted:
+            return None
+        user = random.choice(users)
+        # The history comes from the log itself, so that this audits what is held here as well.
+        self._visitors.drop(user)
+        return self._states.audit(user)
+
+    async def _audit_forever(self) -> None:
+        while True:
+            await asyncio.sleep(AUDIT_SECONDS)
+            try:
+                self.audit_one()
+            except Exception:
+                logger.exception("the audit of a user state failed")
+
+    def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
+        self._visitors.apply(self._states, events, receipts, ticket)
+
+    def _measure(self) -> None:
+        stats, writer, pipeline = self._states.stats, self.writer, self.answers.pipeline
+        pool = self._states.pool
+        self.metrics.families += [
+            Family(
+                "counter",
+                "ouzel_states",
+                "What happened to user states.",
+                lambda: {
+                    "hits": stats.hits,
+                    "misses": stats.misses,
+                    "appends": stats.appends,
+                    "rebuilds": stats.rebuilds,
+                    "invalidations": stats.invalidations,
+                    "evictions": pool.evictions,
+                    "audits": stats.audits,
+                    "audit_failures": stats.audit_failures,
+                },
+            ),
+            Family(
+                "counter",
+                "ouzel_log_writer",
+                "What the writer of the log did.",
+                lambda: {
+                    "commits": writer.stats.commits,
+                    "events": writer.stats.events,
+                    "seconds": writer.stats.seconds,
+                    "failures": writer.stats.failures,
+                    "dropped_impressions": writer.stats.dropped,
+                },
+            ),
+            Family(
+                "counter",
+                "ouzel_stage_failures",
+                "Passes in which a stage raised.",
+                lambda: pipeline.failures,
+            ),
+            Family(
+                "counter",
+                "ouzel_stage_overruns",
+                "Passes in which a stage went over its budget.",
+                lambda: pipeline.overruns,
+            ),
+            Family(
+                "gauge",
+                "ouzel_now",
+                "States held and their slots, the largest audited error, events that wait for "
+                "the disk, bytes of histories held, and whether reads and writes are welcome.",
+                lambda: {
+                    "states": len(pool),
+                    "state_slots": pool.num_slots,
+                    "state_audit_max_error": stats.audit_max_error,
+                    "waiting_events": writer.waiting,
+                    "history_bytes": self._visitors.bytes,
+                    "reads": self.ready,
+                    "writes": writer.failure is None,
+                },
+            ),
+        ]
+
+
+def _some_users(log: EventLog) -> list[str]:
+    """Return the ids of up to `MAX_USERS` users, spread over all rows; sessions left out."""
+    rows = np.unique(np.linspace(0, log.num_users - 1, MAX_USERS).astype(int))
+    ids = log.user_ids(rows.tolist()) if log.num_users else []
+    return [
+        user_id
+        for row, user_id in zip(rows.tolist(), ids, strict=False)
+        if log.user_row(user_id=user_id) == row
+    ]

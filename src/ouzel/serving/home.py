@@ -1,0 +1,103 @@
+"""A home on disk as an engine: the log, the promoted Bundle, and the stages built from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ouzel.bundle.bundle import Bundle, load_bundle
+from ouzel.bundle.store import BundleStore
+from ouzel.events.log import EventLog
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.states import UserStates
+from ouzel.ranking.pipeline import Stage
+from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
+from ouzel.retrieval.exact import ExactIndex
+from ouzel.retrieval.popular import PopularSource
+from ouzel.retrieval.types import Source
+from ouzel.retrieval.vmis import VMISkNN
+from ouzel.serving.engine import Engine, Parts
+from ouzel.serving.visitors import Visitors
+from ouzel.serving.wire import ModelName
+from ouzel.serving.writer import LogWriter
+
+LOG_FILE = "events.db"
+
+
+def open_home(home: Path, *, state_bytes: int) -> Engine:
+    """Return the engine of a home: its log, and the Bundle that is promoted.
+
+    Raises:
+        ValueError: there is no model, it is damaged, or it does not belong to this log.
+    """
+    bundle = load_bundle(BundleStore(home).current())
+    log = EventLog.open(home / LOG_FILE)
+    try:
+        _check_catalogue(log, bundle)
+        return Engine(_assemble(log, bundle, state_bytes))
+    except BaseException:
+        log.close()
+        raise
+
+
+def default_state_bytes() -> int:
+    """Return the memory for user states: a quarter of the machine's, 4 GiB at most.
+
+    >>> 0 < default_state_bytes() <= 4 << 30
+    True
+    """
+    return min(4 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+
+
+def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
+    graphs = Graphs.of(bundle)
+    num_rows = bundle.manifest.num_rows
+    writer = LogWriter(log)
+    visitors = Visitors(log, writer, num_rows=num_rows)
+    states = UserStates(
+        graphs,
+        max_bytes=state_bytes,
+        load_history=visitors.history,
+        version=bundle.version,
+    )
+    scores = bundle.tensors("popular")
+    popular = {
+        "popular": PopularSource(scores["scores"]),
+        "recent": PopularSource(scores["recent"], name="recent"),
+    }
+    return Parts(
+        log=log,
+        states=states,
+        stages=_stages(bundle, states, popular["popular"]),
+        popular=dict(popular),
+        model=ModelName(bundle.manifest.model, bundle.version),
+        num_rows=num_rows,
+        visitors=visitors,
+        writer=writer,
+    )
+
+
+def _stages(bundle: Bundle, states: UserStates, popular: Source) -> list[Stage]:
+    items = bundle.tensors("items")
+    vectors_ND, bias_N = items["vectors"], items.get("bias")
+    if bias_N is not None:
+        vectors_ND = np.concatenate([vectors_ND, bias_N[:, None]], axis=1)
+    return [
+        EncodeUser(states),
+        SearchIndex(ExactIndex(vectors_ND), with_bias=bias_N is not None),
+        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), optional=True),
+        FillFrom(popular),
+        DropForbidden(),
+        TopK(),
+    ]
+
+
+def _check_catalogue(log: EventLog, bundle: Bundle) -> None:
+    known, needed = len(log.catalog), bundle.manifest.num_rows
+    if known < needed or log.catalog.digest(needed) != bundle.manifest.catalogue_digest:
+        raise ValueError(
+            f"{bundle.path} was trained on another catalogue than that of the log: train again "
+            "with this home, or restore the log that the model was trained with"
+        )

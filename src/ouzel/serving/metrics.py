@@ -1,0 +1,136 @@
+"""What `/metrics` tells, in the text format of Prometheus; labels are of bounded variety.
+
+Counting must cost next to nothing on the way of an answer, so histograms are plain lists here and
+are given their Prometheus form only when somebody asks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from ouzel.serving.timing import Timing
+
+BOUNDS_MS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 25, 50, 100, 250, 1000)
+"""Upper bounds of the latency buckets in milliseconds."""
+
+Reading = Callable[[], Mapping[str, float]]
+"""Gives the present values of a family, by the value of its label."""
+
+
+class Family(NamedTuple):
+    """Counters or gauges that are kept elsewhere and read when `/metrics` is asked for."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    text: str
+    reading: Reading
+
+
+class Histogram:
+    """Counts of durations by bucket.
+
+    >>> histogram = Histogram()
+    >>> histogram.observe(0.25)
+    >>> histogram.observe(5000)
+    >>> histogram.buckets()[3], histogram.buckets()[-1]
+    (('0.0003', 1), ('+Inf', 2))
+    """
+
+    __slots__ = ("counts", "sum_ms")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_MS) + 1)
+        self.sum_ms = 0.0
+
+    def observe(self, spent_ms: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BOUNDS_MS, spent_ms)] += 1
+        self.sum_ms += spent_ms
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper bound in seconds, how many are not above it) for each bucket."""
+        names = [f"{bound / 1000:g}" for bound in BOUNDS_MS] + ["+Inf"]
+        total = 0
+        result: list[tuple[str, float]] = []
+        for name, count in zip(names, self.counts, strict=True):
+            total += count
+            result.append((name, total))
+        return result
+
+
+class Metrics(Collector):
+    """The counts of one server, and the `families` that others keep."""
+
+    def __init__(self) -> None:
+        self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self.parts: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        self.stages: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        self.events: defaultdict[str, int] = defaultdict(int)
+        self.degraded: defaultdict[str, int] = defaultdict(int)
+        self.families: list[Family] = []
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def request(self, timing: Timing, status: int) -> None:
+        """Count an answered request by the route, parts and stages of its stop-watch."""
+        route = timing.route
+        self.requests[route, status] += 1
+        for part, spent_ms in timing.parts().items():
+            self.parts[route, part].observe(spent_ms)
+        for _, name, spent_ms in timing.stages:
+            self.stages[route, name].observe(spent_ms)
+
+    def text(self) -> bytes:
+        """Return everything in the text format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric family; prometheus_client calls this."""
+        requests = CounterMetricFamily(
+            "ouzel_requests", "Answers by route and status.", labels=["route", "status"]
+        )
+        for (route, status), count in self.requests.items():
+            requests.add_metric([route, str(status)], count)
+        yield requests
+        yield _histograms(
+            "ouzel_part_seconds", "Time of T, P and A by route.", ["route", "part"], self.parts
+        )
+        yield _histograms(
+            "ouzel_stage_seconds", "Time of each stage by route.", ["route", "stage"], self.stages
+        )
+        yield _counts("ouzel_events", "Events by outcome.", "outcome", self.events)
+        yield _counts("ouzel_degraded", "Degraded answers by stage.", "stage", self.degraded)
+        for kind, name, text, reading in self.families:
+            metric = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            family = metric(name, text, labels=["of"])
+            for of, value in reading().items():
+                family.add_metric([of], value)
+            yield family
+
+
+def _counts(name: str, text: str, label: str, counts: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _histograms(
+    name: str, text: str, labels: list[str], histograms: Mapping[tuple[str, str], Histogram]
+) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in histograms.items():
+        family.add_metric(list(values), histogram.buckets(), sum_value=histogram.sum_ms / 1000)
+    return family

@@ -1,0 +1,99 @@
+"""The routes beside the path of answers: probes, metrics, the catalogue, known users."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from ouzel.events import clock
+from ouzel.retrieval.types import Query
+from ouzel.serving.engine import Engine
+from ouzel.serving.http import parameters, send_bytes, timing_of
+from ouzel.serving.problem import field_error, invalid
+from ouzel.serving.wire import (
+    ItemEntry,
+    ItemsReply,
+    ItemsRequest,
+    Live,
+    Ready,
+    UsersReply,
+    UsersRequest,
+)
+
+METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+ITEM_FIELDS = ("title", "genres")
+
+T = TypeVar("T", bound=msgspec.Struct)
+Answering = Callable[[Engine, Scope, Send], Awaitable[None]]
+
+
+class ReadRoute:
+    """A route that answers from what is in memory."""
+
+    def __init__(self, engine: Engine, name: str, answering: Answering) -> None:
+        self._engine = engine
+        self._name = name
+        self._answering = answering
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        timing_of(scope).route = self._name
+        await self._answering(self._engine, scope, send)
+
+
+async def live(engine: Engine, scope: Scope, send: Send) -> None:
+    """Answer 200 as long as the process answers at all."""
+    await send_bytes(send, msgspec.json.encode(Live()))
+
+
+async def ready(engine: Engine, scope: Scope, send: Send) -> None:
+    """Answer 200 if requests and events are welcome, else 503 and why."""
+    reasons = engine.why_not_ready()
+    reply = Ready(
+        status="not ready" if reasons else "ready",
+        reads=engine.ready,
+        writes=engine.writer.failure is None,
+        model=engine.model,
+        reasons=reasons,
+    )
+    await send_bytes(send, msgspec.json.encode(reply), status=503 if reasons else 200)
+
+
+async def metrics(engine: Engine, scope: Scope, send: Send) -> None:
+    """Answer with all counts in the text format of Prometheus."""
+    await send_bytes(send, engine.metrics.text(), content_type=METRICS_TYPE)
+
+
+async def items(engine: Engine, scope: Scope, send: Send) -> None:
+    """Answer with items whose title holds `query`; without one, with the popular items."""
+    request = _request(scope, ItemsRequest)
+    if request.query.strip():
+        rows = list(engine.titles.rows(request.query.strip(), request.limit))
+    else:
+        asked = Query(k=request.limit, now_ms=clock.now_ms())
+        rows = engine.popular["popular"].candidates(asked, request.limit).rows_K.tolist()
+    columns = {name: engine.catalog.column(name) for name in ITEM_FIELDS}
+    found = [
+        ItemEntry(item_id, {name: texts[row] for name, texts in columns.items()})
+        for row, item_id in zip(rows, engine.catalog.ids(rows), strict=True)
+    ]
+    await send_bytes(send, msgspec.json.encode(ItemsReply(found)))
+
+
+async def users(engine: Engine, scope: Scope, send: Send) -> None:
+    """Answer with the ids of some known users."""
+    request = _request(scope, UsersRequest)
+    await send_bytes(send, msgspec.json.encode(UsersReply(engine.users[: request.limit])))
+
+
+def _request(scope: Scope, wanted: type[T]) -> T:
+    fields = parameters(scope)
+    try:
+        request = msgspec.convert(fields, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid([field_error(error)]) from None
+    timing_of(scope).mark("T", "decode")
+    return request

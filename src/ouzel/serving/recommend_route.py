@@ -1,0 +1,161 @@
+"""`/v1/recommend` and `/v1/popular`: lists, and the note of what was shown."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from ouzel.events import clock
+from ouzel.events.types import Impression
+from ouzel.events.validation import check_id
+from ouzel.retrieval.types import Candidates, Query
+from ouzel.serving.answers import Answer
+from ouzel.serving.engine import Engine
+from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
+from ouzel.serving.ingest import MAX_DEPTH, is_shallow
+from ouzel.serving.problem import DECODE_ERRORS, FieldError, field_error, invalid, undecodable
+from ouzel.serving.timing import Timing
+from ouzel.serving.wire import (
+    Name,
+    PopularRequest,
+    RecommendReply,
+    RecommendRequest,
+    ShownItem,
+)
+
+LISTS = frozenset({"items", "exclude_items", "fields"})
+"""Query parameters that may be repeated."""
+
+_decode = msgspec.json.Decoder(RecommendRequest).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class RecommendRoute:
+    """`POST` and `GET /v1/recommend`: a list for a user, a session or anybody."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; what was shown is logged after the answer has left."""
+        timing = timing_of(scope)
+        timing.route = "recommend"
+        request = await _read(scope, receive, timing)
+        answer = await self._engine.answers.answer(request, timing)
+        reply = _reply(self._engine, answer, request.fields, timing)
+        await send_bytes(send, _encode(reply))
+        _note_shown(self._engine, request, reply)
+
+
+class PopularRoute:
+    """`GET /v1/popular`: the same list for everybody."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        timing = timing_of(scope)
+        timing.route = "popular"
+        fields = parameters(scope, lists=LISTS)
+        try:
+            request = msgspec.convert(fields, PopularRequest, strict=False)
+        except msgspec.ValidationError as error:
+            raise invalid([field_error(error)]) from None
+        timing.mark("T", "decode")
+        query = Query(k=request.n, now_ms=clock.now_ms())
+        found = self._engine.popular[request.kind].candidates(query, request.n)
+        timing.mark("A", "search")
+        reply = _reply(self._engine, Answer(found, None), request.fields, timing)
+        await send_bytes(send, _encode(reply))
+        _note_shown(self._engine, RecommendRequest(), reply)
+
+
+async def _read(scope: Scope, receive: Receive, timing: Timing) -> RecommendRequest:
+    try:
+        if scope["method"] == "POST":
+            body = await read_body(scope, receive)
+            timing.mark("T", "read")
+            request = _decode(body)
+        else:
+            fields = parameters(scope, lists=LISTS)
+            request = msgspec.convert(fields, RecommendRequest, strict=False)
+        _check(request)
+    except DECODE_ERRORS as error:
+        raise undecodable(error) from None
+    timing.mark("T", "decode")
+    return request
+
+
+def _check(request: RecommendRequest) -> None:
+    """Refuse what the types alone cannot: over-long or unprintable ids, deep context."""
+    named = [("user_id", request.user_id), ("session_id", request.session_id)]
+    named += [("items", item_id) for item_id in request.items]
+    named += [("exclude_items", item_id) for item_id in request.exclude_items]
+    for name, text in named:
+        if text is not None:
+            try:
+                check_id(text, name)
+            except ValueError as error:
+                raise invalid([FieldError(name, "invalid", str(error))]) from None
+    if request.context is not None and not is_shallow(request.context):
+        detail = f"it nests over {MAX_DEPTH} levels: flatten it"
+        raise invalid([FieldError("context", "too_deep", detail)])
+
+
+def _reply(engine: Engine, answer: Answer, fields: list[Name], timing: Timing) -> RecommendReply:
+    if answer.degraded is not None:
+        engine.metrics.degraded[answer.degraded] += 1
+    return RecommendReply(
+        request_id=_request_id(),
+        items=_shown(engine, answer.found, fields),
+        model=engine.model,
+        degraded=answer.degraded,
+        took_ms=round(timing.total_ms(), 3),
+    )
+
+
+def _request_id() -> str:
+    # The time first: ids that grow keep the log's index compact.
+    return f"{clock.now_ms():012x}{os.urandom(10).hex()}"
+
+
+def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownItem]:
+    rows = found.rows_K.tolist()
+    columns = {name: engine.catalog.column(name) for name in fields}
+    return [
+        ShownItem(
+            item_id=item_id,
+            score=score,
+            rank=rank,
+            source=found.names[source],
+            fields={name: texts[row] for name, texts in columns.items()} if columns else None,
+        )
+        for rank, (row, item_id, score, source) in enumerate(
+            zip(
+                rows,
+                engine.catalog.ids(rows),
+                found.scores_K.tolist(),
+                found.sources_K.tolist(),
+                strict=True,
+            ),
+            start=1,
+        )
+    ]
+
+
+def _note_shown(engine: Engine, request: RecommendRequest, reply: RecommendReply) -> None:
+    engine.writer.append_later(
+        Impression(
+            event_id=f"shown-{reply.request_id}",
+            timestamp_ms=clock.now_ms(),
+            request_id=reply.request_id,
+            item_ids=tuple(item.item_id for item in reply.items),
+            model_version=reply.model.version,
+            user_id=request.user_id,
+            session_id=request.session_id,
+            context=request.context,
+        )
+    )

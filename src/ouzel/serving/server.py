@@ -1,0 +1,124 @@
+"""The process: one socket, one event loop, quiet logs, a clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from ouzel.serving.app import Settings, create_app
+from ouzel.serving.security import check_binding
+
+SWITCH_SECONDS = 0.0005
+"""How long the log writer may hold the interpreter while an answer waits for it (5 ms is
+Python's default, and would be the slowest answer)."""
+
+DRAIN_SECONDS = 20
+"""How long answers under way may take once the server is told to stop."""
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen, then tell."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._listening()
+
+
+def serve(
+    home: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    port_file: Path | None = None,
+    api_key: str | None = None,
+    state_bytes: int | None = None,
+    listening: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a home until SIGTERM or SIGINT; returns after the last answer has left.
+
+    `port` 0 takes any free port. `port_file` receives the port once requests are welcome, and
+    `listening` is called then with the address.
+
+    Raises:
+        ValueError: the binding needs a key, or the home cannot be served.
+        OSError: the port is taken.
+    """
+    check_binding(host, api_key)
+    settings = Settings(host=host, api_key=api_key)
+    if state_bytes is not None:
+        settings = Settings(host=host, api_key=api_key, state_bytes=state_bytes)
+    with _bound(host, port) as listener:
+        taken = listener.getsockname()[1]
+        app = create_app(home, settings=settings)
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            loop="uvloop" if sys.platform != "win32" else "asyncio",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+
+        def tell() -> None:
+            if port_file is not None:
+                _write_whole(port_file, f"{taken}\n")
+            if listening is not None:
+                listening(address(host, taken))
+
+        sys.setswitchinterval(SWITCH_SECONDS)
+        with _ending_quietly():
+            _Server(config, tell).run(sockets=[listener])
+
+
+def address(host: str, port: int) -> str:
+    """Return the address of a server as a URL.
+
+    >>> address("::1", 8000)
+    'http://[::1]:8000'
+    """
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _ending_quietly() -> Iterator[None]:
+    # uvicorn raises the signal that stopped it once more after the clean end; by then it is done.
+    ours = (signal.SIGTERM, signal.SIGINT)
+    before = {sign: signal.signal(sign, lambda *_: None) for sign in ours}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a small file so that no reader ever sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, "utf-8")
+    beside.replace(path)
