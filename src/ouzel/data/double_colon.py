@@ -1,0 +1,55 @@
+"""The `::` layout of GroupLens and MovieTweetings: ratings and movies, no header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from ouzel.data.lines import read_lines, read_text
+from ouzel.data.raw import LINE
+from ouzel.data.report import MAX_PROBLEMS, Problem
+
+COLUMNS = {"user_id": "UserID", "item_id": "MovieID", "value": "Rating", "timestamp": "Timestamp"}
+"""{canonical name: name in the data set's own documentation}, in the order of the fields."""
+
+
+def read_ratings(path: Path) -> tuple[pl.DataFrame, tuple[Problem, ...], int]:
+    """Return `user::item::rating::timestamp` lines as texts, and the lines that are none.
+
+    The last two are the first problems, and how many there are.
+    """
+    lines = read_lines(path)
+    whole = pl.col("text").str.count_matches("::", literal=True) == len(COLUMNS) - 1
+    broken = lines.filter(~whole)
+    fields = pl.col("text").str.split_exact("::", len(COLUMNS) - 1)
+    table = lines.filter(whole).select(
+        LINE, fields.struct.rename_fields(list(COLUMNS)).alias("fields")
+    )
+    remedy = "write user::item::rating::timestamp"
+    problems = tuple(
+        Problem(line, "line", text, "unparsable", remedy)
+        for line, text in broken.head(MAX_PROBLEMS).iter_rows()
+    )
+    return table.unnest("fields"), problems, len(broken)
+
+
+def read_movies(ratings: Path) -> pl.DataFrame | None:
+    """Return item_id, title and genres from the `movies.dat` beside a ratings file, if any."""
+    path = beside(ratings, "movies.dat")
+    if path is None:
+        return None
+    records = [line.split("::") for line in read_text(path).splitlines() if line]
+    # A title may hold "::"; the id is first and the genres are last.
+    rows = [(record[0], "::".join(record[1:-1]), record[-1]) for record in records]
+    return pl.DataFrame(rows, schema=dict.fromkeys(ITEM_COLUMNS, pl.String), orient="row")
+
+
+ITEM_COLUMNS = ("item_id", "title", "genres")
+"""The columns of an item table."""
+
+
+def beside(path: Path, name: str) -> Path | None:
+    """Return the file `name` or `name.gz` in the folder of `path`, if there is one."""
+    found = (path.with_name(name), path.with_name(f"{name}.gz"))
+    return next((candidate for candidate in found if candidate.exists()), None)

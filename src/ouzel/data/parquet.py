@@ -1,0 +1,27 @@
+"""Parquet files, one or a folder of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from ouzel.data.aliases import default_event, describe, resolve
+from ouzel.data.raw import Raw, project
+
+
+def read_parquet(paths: Sequence[Path], columns: Mapping[str, str] | None = None) -> Raw:
+    """Return the raw table of Parquet files with the same columns, in the order given.
+
+    Raises: ValueError if there is no user or item column.
+    """
+    table = pl.scan_parquet(list(paths))
+    chosen = resolve(table.collect_schema().names(), columns)
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return Raw(
+        f"Parquet {paths[0].name}{more} ({describe(chosen)})",
+        project(table, chosen, first_line=1),
+        chosen,
+        default_event=default_event(chosen),
+    )
