@@ -16,7 +16,6 @@ from ouzel import cli
 from ouzel.cli import COMMANDS, main, output
 
 FOLDER = Path(cli.__file__).parent
-SHARED = {"__init__", "output", "machine"}
 
 
 def _run(*arguments: str) -> int:
@@ -37,7 +36,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], No
 
 
 def test_every_command_has_its_file_and_every_file_its_command() -> None:
-    files = {path.stem for path in FOLDER.glob("*.py")} - SHARED
+    files = {path.stem for path in FOLDER.glob("*.py") if "\ndef command(" in path.read_text()}
     assert files == set(COMMANDS)
 
 
@@ -48,7 +47,7 @@ def test_help_shows_an_example_and_the_json_option(
     assert _run(name, "--help") == 0
     shown = capsys.readouterr().out
     assert f"Example: ouzel {name}" in shown
-    assert "--json" in shown or name == "serve"
+    assert "--json" in shown
 
 
 def test_help_loads_no_command_and_no_heavy_library() -> None:
