@@ -64,10 +64,10 @@ def recent_popular_scorer(train: Interactions, *, window_ms: int = RECENT_WINDOW
     latest = int(train.times_ms_E.max(initial=0)) + 1
 
     def score(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:
-        times = np.minimum(now_ms, latest).tolist()
-        scores_BN = np.stack([window.scores(time) for time in times])
-        scores_BN += tie_break_N
-        return scores_BN
+        times, place_B = np.unique(np.minimum(now_ms, latest), return_inverse=True)
+        lists = np.stack([window.scores(time) for time in times.tolist()])
+        lists += tie_break_N
+        return lists[place_B]
 
     return score
 

@@ -1,4 +1,4 @@
-"""A server under measurement: started, waited for, weighed and stopped.
+"""A server under measurement: started, waited for and stopped.
 
 The server may be Ouzel or a peer; all that is asked of it is that it writes its port into a file
 and answers `GET /health/ready` with 200 once it can be measured.
@@ -27,18 +27,6 @@ class ServerProcess:
 
     port: int
     pid: int
-
-    def rss_mb(self) -> float:
-        """Return the resident memory of the server and its children, shared pages counted once.
-
-        Pages that several processes map are divided among them (Pss).
-        """
-        return sum(_pss_kb(pid) for pid in _family(self.pid)) / 1024.0
-
-    def cpu_seconds(self) -> float:
-        """Return the processor time that the server and its children have used so far."""
-        ticks = sum(_cpu_ticks(pid) for pid in _family(self.pid))
-        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -112,33 +100,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _tail(log_path: Path) -> str:
     text = log_path.read_text(errors="replace").strip()
     return text[-LOG_TAIL_CHARACTERS:] or "it said nothing"
-
-
-def _family(pid: int) -> list[int]:
-    """Return the process and all its descendants."""
-    family = [pid]
-    for member in family:
-        try:
-            tasks = list(Path(f"/proc/{member}/task").iterdir())
-            for task in tasks:
-                family += [int(child) for child in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return family
-
-
-def _pss_kb(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return float(next(line.split()[1] for line in lines if line.startswith("Pss:")))
-
-
-def _cpu_ticks(pid: int) -> int:
-    try:
-        # the second field, the program's name, may hold spaces: count from behind its bracket
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])

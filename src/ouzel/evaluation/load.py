@@ -1,0 +1,133 @@
+"""Open-loop load on a server, from a process of its own: what users would wait.
+
+Arrivals are a Poisson process fixed before the run; a request's latency counts from the moment it
+was due, so a server that stalls is charged for everybody who came meanwhile. A run whose own send
+lag is over a millisecond at p99 is void: it measured the generator. One run is
+`python -m ouzel.evaluation.load`, a `LoadSpec` as JSON in, a `LoadResult` as JSON out.
+
+References:
+    Schroeder, Wierman, Harchol-Balter: Open Versus Closed - A Cautionary Tale, NSDI 2006.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from ouzel.evaluation.load_client import drive
+from ouzel.evaluation.load_result import LoadResult
+from ouzel.evaluation.load_spec import LoadSpec
+
+HELD_SHARE = 0.999
+"""Share of requests that must be answered well and in time for a rate to count as held."""
+
+LOWEST_RATE = 1.0
+"""Requests per second below which the search for a sustained rate gives up."""
+
+
+class Sustained(msgspec.Struct, frozen=True, kw_only=True):
+    """The highest rate held: `requests_per_s` (0: none was), its run, and every run tried."""
+
+    requests_per_s: float
+    result: LoadResult | None
+    trials: list[LoadResult]
+
+
+def run_load(spec: LoadSpec) -> LoadResult:
+    """Return what one run of `spec` measured, done in a separate process.
+
+    Raises:
+        ValueError: the server cannot be reached, or the generator could not do its run.
+    """
+    limit_s = spec.warmup_s + spec.duration_s + spec.timeout_s + 60
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ouzel.evaluation.load"],
+            input=msgspec.json.encode(spec),
+            capture_output=True,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"the load generator did not end within {limit_s:.0f} s") from error
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ValueError(f"load run failed (exit {done.returncode}): {reason}")
+    return msgspec.json.decode(done.stdout, type=LoadResult)
+
+
+def held(result: LoadResult) -> bool:
+    """Return whether the run is valid and 99.9% of it was answered well within `mark_ms`."""
+    return not result.void and result.within_mark >= HELD_SHARE
+
+
+def sustained(
+    spec: LoadSpec,
+    *,
+    p99_ms: float,
+    search_s: float = 5.0,
+    precision: float = 0.05,
+    run: Callable[[LoadSpec], LoadResult] = run_load,
+) -> Sustained:
+    """Return the highest rate at which 99.9% are answered within `p99_ms`, by bisection.
+
+    The search starts from `spec.rate` with runs of `search_s`; the rate found is then held for
+    `spec.duration_s`, and lowered by `precision` until it is. A void run is tried once more.
+
+    Raises:
+        ValueError: `p99_ms`, `search_s` or `precision` is not positive; or as `run_load`.
+    """
+    for name, value in (("p99_ms", p99_ms), ("search_s", search_s), ("precision", precision)):
+        if value <= 0:
+            raise ValueError(f"{name} is {value}: give a positive number")
+    trials: list[LoadResult] = []
+
+    def trial(rate: float, duration_s: float) -> bool:
+        asked = msgspec.structs.replace(spec, rate=rate, duration_s=duration_s, mark_ms=p99_ms)
+        trials.append(run(asked))
+        if trials[-1].void:
+            trials.append(run(asked))
+        return held(trials[-1])
+
+    low, high = _bracket(lambda rate: trial(rate, search_s), spec.rate)
+    while low > 0 and high > low * (1 + precision):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if trial(middle, search_s) else (low, middle)
+    while low >= LOWEST_RATE:
+        if trial(low, spec.duration_s):
+            return Sustained(requests_per_s=low, result=trials[-1], trials=trials)
+        low /= 1 + precision
+    return Sustained(requests_per_s=0.0, result=None, trials=trials)
+
+
+def _bracket(holds: Callable[[float], bool], start: float) -> tuple[float, float]:
+    """Return a rate that holds (0: none does) and a higher one that does not."""
+    rate = start
+    if holds(rate):
+        while holds(rate * 2):
+            rate *= 2
+        return rate, rate * 2
+    while rate / 2 >= LOWEST_RATE:
+        rate /= 2
+        if holds(rate):
+            return rate, rate * 2
+    return 0.0, rate
+
+
+def main() -> int:
+    """Run the spec on standard input, write the result to standard output, return the exit code."""
+    try:
+        spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)
+        result = drive(spec)
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.buffer.write(msgspec.json.encode(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

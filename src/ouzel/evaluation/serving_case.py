@@ -1,0 +1,145 @@
+"""The serving cases: what is sent to a running server, and the row that comes of it.
+
+The same code measures Ouzel and a peer; all it knows of either is a port and a process.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ouzel.evaluation.load import run_load, sustained
+from ouzel.evaluation.load_result import LoadResult
+from ouzel.evaluation.load_spec import LoadSpec
+from ouzel.evaluation.server_process import ServerProcess
+from ouzel.evaluation.visibility import measure_visibility
+from ouzel.evaluation.workload import Workload
+
+WARM_CONNECTIONS = 16
+UNLOADED_REQUESTS = 500
+EVENT_ITEMS = 5_000
+"""Items that events of a run are about, drawn over the whole catalogue."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How long a case measures: `hold_s` at the rate found, `search_s` for each step before."""
+
+    hold_s: float
+    search_s: float
+    precision: float
+    probes: int
+
+
+FULL = Effort(hold_s=30.0, search_s=5.0, precision=0.05, probes=1000)
+QUICK = Effort(hold_s=3.0, search_s=1.0, precision=0.3, probes=50)
+
+
+def warm(port: int, user_ids: Sequence[str]) -> None:
+    """Ask once for each user, the last one first, so that all states are held.
+
+    Raises: ValueError if the server refuses.
+    """
+
+    def ask_all(start: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60.0)
+        for user_id in reversed(user_ids[start::WARM_CONNECTIONS]):
+            _ask(connection, user_id)
+        connection.close()
+
+    with ThreadPoolExecutor(WARM_CONNECTIONS) as pool:
+        list(pool.map(ask_all, range(WARM_CONNECTIONS)))
+
+
+def unloaded_ms(port: int, user_ids: Sequence[str]) -> tuple[float, float]:
+    """Return p50 and p99 in ms of one connection that asks back to back, nothing else running."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60.0)
+    taken_ms = []
+    for user_id in user_ids[:UNLOADED_REQUESTS]:
+        began = time.perf_counter()
+        _ask(connection, user_id)
+        taken_ms.append(1000 * (time.perf_counter() - began))
+    connection.close()
+    return float(np.percentile(taken_ms, 50)), float(np.percentile(taken_ms, 99))
+
+
+def load_spec(server: ServerProcess, work: Workload, *, rate: float, seed: int) -> LoadSpec:
+    """Return the workload of the design: Zipf users, 10% events, 5% of users not in the pool."""
+    users, items = work.user_ids(), work.item_ids()
+    return LoadSpec(
+        host="127.0.0.1",
+        port=server.port,
+        rate=rate,
+        users=users[: work.num_live],
+        cold_users=users[work.num_live :],
+        items=items[:: max(1, len(items) // EVENT_ITEMS)],
+        pid=server.pid,
+        seed=seed,
+    )
+
+
+def sustained_row(
+    spec: LoadSpec, effort: Effort, *, p99_ms: float, run: Callable[..., LoadResult] = run_load
+) -> Row:
+    """Return the highest rate held within `p99_ms` and what was measured while it was held."""
+    asked = msgspec.structs.replace(spec, duration_s=effort.hold_s)
+    found = sustained(
+        asked, p99_ms=p99_ms, search_s=effort.search_s, precision=effort.precision, run=run
+    )
+    row: Row = {"p99_mark_ms": p99_ms, "requests_per_s": found.requests_per_s}
+    if found.result is None:
+        return {**row, "trials": len(found.trials)}
+    result, latency = found.result, found.result.latency
+    row |= {
+        "p50_ms": latency["recommend"].p50_ms,
+        "p99_ms": latency["recommend"].p99_ms,
+        "event_p99_ms": latency["event"].p99_ms,
+        "answered_in_mark": result.within_mark,
+        "degraded": result.degraded,
+        "seconds": result.duration_s,
+        "send_lag_p99_ms": result.send_lag_p99_ms,
+        "client_cpu_share": result.client_cpu_share,
+        "trials": len(found.trials),
+    }
+    if result.server is not None:
+        row["rss_mb"] = result.server.rss_mb
+        row["server_cpu_ms_per_request"] = result.server.cpu_ms_per_request
+    return row
+
+
+def visible_row(spec: LoadSpec, effort: Effort) -> Row:
+    """Return how soon a click is visible while the load of `spec` goes on.
+
+    Raises: ValueError if a click is lost, or if the load could not be sent on time.
+    """
+    probed = spec.users[len(spec.users) // 2 :][: effort.probes]
+    asked = msgspec.structs.replace(spec, users=spec.users[: len(spec.users) // 2])
+    pause_s = effort.hold_s / len(probed)
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(run_load, msgspec.structs.replace(asked, duration_s=effort.hold_s))
+        row = measure_visibility(spec.port, probed, pause_seconds=pause_s)
+        result = load.result()
+    if result.void:
+        raise ValueError(
+            f"the load was sent {result.send_lag_p99_ms:.1f} ms late: end what else runs here"
+        )
+    return {**row, "background_requests_per_s": result.requests_per_s}
+
+
+def _ask(connection: http.client.HTTPConnection, user_id: str) -> None:
+    body = json.dumps({"user_id": user_id, "n": 10})
+    connection.request("POST", "/v1/recommend", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    text = response.read()
+    if response.status != 200:
+        raise ValueError(f"the server answered {response.status}: {text[:300]!r}")
