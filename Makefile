@@ -28,7 +28,8 @@ check: install
 	$(BIN)/lint-imports --no-logo
 
 bench: install
-	$(BIN)/ouzel benchmark serving
+	@mkdir -p .bench
+	$(BIN)/ouzel benchmark serving --peer --json .bench/serving.json
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
