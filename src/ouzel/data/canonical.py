@@ -70,7 +70,7 @@ def canonical(raw: Raw) -> tuple[pl.DataFrame, ReadReport]:
 def _rules(raw: Raw) -> list[_Rule]:
     rules = [*_id_rules("user_id"), *_id_rules("item_id")]
     if "event" in raw.columns:
-        remedy = "give the row a verb such as click"
+        remedy = "fill it in with a verb such as click"
         rules.append(_Rule("missing", "event", is_blank("_event"), remedy))
     if "timestamp" in raw.columns:
         rules += _time_rules()
@@ -81,7 +81,7 @@ def _rules(raw: Raw) -> list[_Rule]:
 
 def _id_rules(name: str) -> Iterable[_Rule]:
     text = pl.col(name)
-    yield _Rule("missing", name, is_blank(name), f"give the row a {name}")
+    yield _Rule("missing", name, is_blank(name), "fill it in, or remove the row")
     too_long = text.str.len_bytes() > MAX_ID_BYTES
     yield _Rule("out of range", name, too_long, f"shorten the id to {MAX_ID_BYTES} bytes")
     yield _Rule("unparsable", name, text.str.contains(_CONTROL), "remove the control characters")
@@ -89,7 +89,7 @@ def _id_rules(name: str) -> Iterable[_Rule]:
 
 def _time_rules() -> Iterable[_Rule]:
     time = pl.col("timestamp")
-    yield _Rule("missing", "timestamp", is_blank("_timestamp"), "give the row a timestamp")
+    yield _Rule("missing", "timestamp", is_blank("_timestamp"), "fill it in, or remove the row")
     remedy = "use epoch s or ms, or RFC 3339"
     yield _Rule("unparsable", "timestamp", time.is_null(), remedy)
     remedy = "use epoch seconds or milliseconds between 1970 and 9999"

@@ -20,7 +20,8 @@ class Raw:
     `table` has a column `line` and one for each canonical name in `columns` ({canonical name:
     name in the source}), of any type. `problems` are lines that could not even be split into
     columns, `num_broken` counts them. `value_range` bounds `value`, both ends included.
-    `careful`, if any, reads the same source again in a slower way that survives broken lines.
+    `careful`, if any, reads the same source again in a slower way that survives broken lines
+    and numbers all lines exactly.
     """
 
     recognised: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,14 +36,21 @@ def read(
     MovieTweetings ratings.dat.gz: kept 100,000 of 100,000 rows
     """
     files = source_files(Path(path))
-    try:
-        frame, report, items = _parse(raw_of(files, columns))
-    except (pl.exceptions.PolarsError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): check that the file is whole") from (
-            error
-        )
+    frame, report, items = _parse_files(files, columns)
     _refuse(report, strict)
     return Dataset(frame, items, report, _digest(files, columns or {}))
+
+
+def inspect(path: Path | str, *, columns: Mapping[str, str] | None = None) -> ReadReport:
+    """Return what `read` would find in a path, also if no event of it can be used.
+
+    Raises: ValueError if the path cannot be read at all.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> inspect(movietweetings()).dropped
+    {}
+    """
+    return _parse_files(source_files(Path(path)), columns)[1]
 
 
 def from_arrow(
@@ -79,6 +87,17 @@ def from_arrow(
     return Dataset(frame, None, report, _frame_digest(frame))
 
 
+def _parse_files(
+    files: list[Path], columns: Mapping[str, str] | None
+) -> tuple[pl.DataFrame, ReadReport, pl.DataFrame | None]:
+    try:
+        return _parse(raw_of(files, columns))
+    except (pl.exceptions.PolarsError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{files[0]} cannot be read ({error}): check that the file is whole"
+        ) from error
+
+
 def _parse(raw: Raw) -> tuple[pl.DataFrame, ReadReport, pl.DataFrame | None]:
     try:
         frame, report = canonical(raw)
@@ -86,6 +105,10 @@ def _parse(raw: Raw) -> tuple[pl.DataFrame, ReadReport, pl.DataFrame | None]:
         if raw.careful is None:
             raise
         frame, report = canonical(raw.careful())
+    else:
+        if report.dropped and raw.careful is not None:
+            # The fast way cannot tell blank lines, nor lines broken inside quotes.
+            frame, report = canonical(raw.careful())
     return frame, report, raw.items
 
 
