@@ -15,7 +15,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from ouzel import __version__
+from ouzel.version import __version__
 
 P = ParamSpec("P")
 R = TypeVar("R")

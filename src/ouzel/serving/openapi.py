@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from ouzel import __version__
 from ouzel.serving import wire
 from ouzel.serving.http import send_bytes, timing_of
 from ouzel.serving.problem import CONTENT_TYPE, ProblemBody
+from ouzel.version import __version__
 
 _PROBLEM = CONTENT_TYPE.decode()
 _REF = "#/components/schemas/{name}"
