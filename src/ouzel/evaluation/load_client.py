@@ -26,7 +26,7 @@ from ouzel.evaluation.load_result import (
     ServerUse,
     summarise,
 )
-from ouzel.evaluation.load_spec import LoadSpec, Plan, make_plan
+from ouzel.evaluation.load_spec import LoadSpec, Plan
 from ouzel.evaluation.load_timer import ExactTimer
 
 SWEEP_S = 0.05
@@ -269,14 +269,13 @@ class Generator:
         )
 
 
-def drive(spec: LoadSpec) -> LoadResult:
-    """Return what a run of `spec` in this process measured; garbage is not collected meanwhile.
+def drive(spec: LoadSpec, plan: Plan) -> LoadResult:
+    """Return what `plan`, sent from this process, met; garbage is not collected meanwhile.
 
     Raises:
         OSError: the server cannot be reached.
         ValueError: the spec's `pid` is no process, or the run was too short.
     """
-    plan = make_plan(spec)
     generator = Generator(spec, plan)
     gc.collect()
     gc.disable()

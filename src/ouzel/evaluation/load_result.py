@@ -47,7 +47,8 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     `degraded` counts good answers that said they were made by a cheaper plan. `timed_out`, `lost`
     and `malformed` were never answered; in `latency` they weigh as long as they were waited for.
     `within_mark` is the share answered well within the spec's `mark_ms`. `waited` requests found
-    every connection busy. `client_cpu_share` is the generator's own processor time per second.
+    every connection busy. `client_cpu_share` is the generator's own processor time per second;
+    `realtime` says that the system let it go before all others, which keeps its send lag small.
     """
 
     rate: float
@@ -67,6 +68,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     send_lag_max_ms: float
     client_cpu_share: float
     void: bool
+    realtime: bool = False
     server: ServerUse | None = None
 
 
