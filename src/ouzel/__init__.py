@@ -5,4 +5,12 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from ouzel.version import __version__ as __version__
+
+
+def __getattr__(name: str) -> type:
+    if name == "Recommender":
+        from ouzel.recommender.recommender import Recommender
+
+        return Recommender
+    raise AttributeError(f"module 'ouzel' has no attribute {name!r}")

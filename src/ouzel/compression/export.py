@@ -16,10 +16,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from ouzel.bundle.manifest import GraphSignature
 from ouzel.models.sequence.esasrec import ESASRec
 
 OPSET = 20
@@ -160,3 +162,19 @@ def _export(
     assert program is not None
     exported: bytes = program.model_proto.SerializeToString()
     return exported
+
+
+def graph_signatures(graphs: dict[str, bytes]) -> dict[str, GraphSignature]:
+    """Return the inputs and outputs of exported graphs with their shapes, letters where free."""
+    return {name: _signature(onnx.load_model_from_string(graph)) for name, graph in graphs.items()}
+
+
+def _signature(model: onnx.ModelProto) -> GraphSignature:
+    return GraphSignature(
+        {node.name: _shape(node) for node in model.graph.input},
+        {node.name: _shape(node) for node in model.graph.output},
+    )
+
+
+def _shape(node: onnx.ValueInfoProto) -> list[int | str]:
+    return [size.dim_param or size.dim_value for size in node.type.tensor_type.shape.dim]

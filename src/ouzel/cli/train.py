@@ -1,0 +1,78 @@
+"""`ouzel train`: raw events in, a served model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ouzel.cli.accuracy import accuracy_table, verdict
+from ouzel.cli.output import emit
+from ouzel.cli.training_progress import TrainingProgress
+
+EXAMPLE = "ouzel train --data events.csv --out home --minutes 10"
+
+
+def command(
+    data: Annotated[
+        Path, typer.Option(help="A file or folder of events in any format that is known.")
+    ],
+    out: Annotated[Path, typer.Option(help="The home to train into; it is made if absent.")],
+    preset: Annotated[str, typer.Option(help="Size of the model: S or M.")] = "S",
+    model: Annotated[str, typer.Option(help="Name of the model.")] = "esasrec",
+    split: Annotated[
+        str, typer.Option(help="What to hold out: temporal or leave-one-out.")
+    ] = "temporal",
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train once more on everything, and serve that.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train for at most this long; default: until it is best.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="A column by another name, such as user_id=userID."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data with bad rows instead of dropping them.")
+    ] = False,
+    json: Annotated[
+        str | None, typer.Option(help="Write the result as JSON to this file, or - for stdout.")
+    ] = None,
+) -> None:
+    """Train a model on raw events and make a home for it, ready to serve.
+
+    Importing the same data again adds nothing; a training that was interrupted goes on where its
+    last epoch ended.
+    """
+    from ouzel.cli.column_map import column_map
+    from ouzel.data.read import read
+    from ouzel.recommender.home import Home
+    from ouzel.recommender.options import TrainOptions
+    from ouzel.recommender.train import import_dataset, train_home
+
+    options = TrainOptions(
+        model=model, preset=preset, split=split, refit=refit, minutes=minutes, seed=seed
+    )
+    home = Home(out)
+    with TrainingProgress() as progress:
+        dataset = read(data, columns=column_map(map_ or []), strict=strict)
+        progress.say(str(dataset.report))
+        with home.log() as log:
+            import_dataset(log, dataset, progress)
+        trained = train_home(home, options, progress)
+    result = {
+        "home": str(out),
+        "version": trained.bundle.version,
+        "epochs": trained.result.epochs,
+        "best_epoch": trained.result.best_epoch,
+        "training_seconds": round(trained.result.seconds, 1),
+        "rows": trained.rows,
+    }
+    shown = result if json is not None else accuracy_table(trained.rows)
+    emit(shown, json, title=f"Accuracy on the test part ({split}), all items ranked")
+    if json != "-":
+        typer.echo(verdict(trained.rows))
+        typer.echo(f"Serve it: ouzel serve {out}")

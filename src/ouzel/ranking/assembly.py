@@ -1,0 +1,42 @@
+"""The standard request path of a Bundle, the same in the server and in Python.
+
+State, then search of the item index; what is missing comes from session neighbours, then from what
+is popular; then the filter and the cut.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ouzel.bundle.bundle import Bundle
+from ouzel.inference.states import UserStates
+from ouzel.ranking.pipeline import Stage
+from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
+from ouzel.retrieval.exact import ExactIndex
+from ouzel.retrieval.popular import PopularSource
+from ouzel.retrieval.vmis import VMISkNN
+
+
+def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
+    """Return the lists of what is popular: `popular` of all time and `recent`."""
+    scores = bundle.tensors("popular")
+    return {
+        "popular": PopularSource(scores["scores"]),
+        "recent": PopularSource(scores["recent"], name="recent"),
+    }
+
+
+def standard_stages(bundle: Bundle, states: UserStates) -> list[Stage]:
+    """Return the stages of the request path, in order."""
+    items = bundle.tensors("items")
+    vectors_ND, bias_N = items["vectors"], items.get("bias")
+    if bias_N is not None:
+        vectors_ND = np.concatenate([vectors_ND, bias_N[:, None]], axis=1)
+    return [
+        EncodeUser(states),
+        SearchIndex(ExactIndex(vectors_ND), with_bias=bias_N is not None),
+        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), optional=True),
+        FillFrom(popular_sources(bundle)["popular"]),
+        DropForbidden(),
+        TopK(),
+    ]

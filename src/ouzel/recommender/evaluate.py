@@ -1,0 +1,65 @@
+"""The table of accuracy: the model of a home beside every baseline, on what training left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ouzel.data.split import Split, leave_one_out, temporal
+from ouzel.evaluation.baselines import baseline_scorers
+from ouzel.evaluation.protocol import Report, Scorer, evaluate
+from ouzel.evaluation.sequence import sequence_scorer
+from ouzel.events.interactions import Interactions
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.recommender.home import Home
+from ouzel.recommender.options import Progress
+
+SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal}
+
+
+def split_of(interactions: Interactions, name: str) -> Split:
+    """Return `interactions` split as `name` says: a key of `SPLITS`."""
+    return SPLITS[name](interactions)
+
+
+def compare(
+    scorers: Mapping[str, Scorer], split: Split, name: str, progress: Progress
+) -> list[Report]:
+    """Return one report per scorer on the test part of `split`, which `name` names in its row."""
+    return [
+        evaluate(
+            scorer,
+            split.full,
+            split.test,
+            model=model,
+            split=name,
+            progress=progress.step(f"Evaluating {model}"),
+        )
+        for model, scorer in scorers.items()
+    ]
+
+
+def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[str, Any]]:
+    """Return the rows of the home's model and of every baseline, the model first.
+
+    After a refit it is the model that was trained without the test part that is measured.
+
+    Raises:
+        ValueError: there is no trained model, or the log no longer holds what it was trained on.
+    """
+    bundle = home.measured()
+    features = bundle.manifest.features
+    with home.log() as log:
+        interactions = log.interactions(until_offset=features["until_offset"])
+        if log.digest(until_offset=features["until_offset"]) != bundle.manifest.data.digest:
+            raise ValueError(
+                f"the events in {home.root} are not those the model was trained on (some were "
+                "deleted, or came late); train again to evaluate"
+            )
+    split = split_of(interactions, features["split"])
+    graphs = Graphs.of(bundle, threads=threads)
+    scorers = {
+        bundle.manifest.model: sequence_scorer(graphs, bundle.tensors("items")["vectors"]),
+        **baseline_scorers(split.train),
+    }
+    return [report.row() for report in compare(scorers, split, features["split"], progress)]

@@ -1,0 +1,63 @@
+"""A home: everything of one recommender in one folder.
+
+DIR/events.db           the log: items, users and all that happened
+DIR/bundles/<digest>/   what was trained
+DIR/current             which of them is served
+DIR/store.db            promotions and roll-backs
+DIR/training/           metrics.jsonl of the last training, and its checkpoint while it runs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ouzel.bundle.bundle import Bundle, load_bundle
+from ouzel.bundle.store import BundleStore
+from ouzel.events.log import EventLog
+
+
+class Home:
+    """The folder of one recommender."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def bundles(self) -> Path:
+        """Return the folder of Bundles."""
+        return self.root / "bundles"
+
+    @property
+    def training(self) -> Path:
+        """Return the folder that a training writes to."""
+        return self.root / "training"
+
+    def log(self) -> EventLog:
+        """Return the open log, made if it is not there yet."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return EventLog.open(self.root / "events.db")
+
+    def store(self) -> BundleStore:
+        """Return the store that says which Bundle is served."""
+        return BundleStore(self.root)
+
+    def current(self) -> Bundle:
+        """Return the Bundle that is served, every byte of it checked.
+
+        Raises:
+            ValueError: nothing was trained into this folder, or the Bundle is damaged.
+        """
+        if not (self.root / "current").exists():
+            raise ValueError(
+                f"{self.root} holds no trained model; make one with "
+                f"`ouzel train --data PATH --out {self.root}`"
+            )
+        return load_bundle(self.store().current())
+
+    def measured(self) -> Bundle:
+        """Return the Bundle whose training left the test part out: `current` or its parent."""
+        bundle = self.current()
+        if not bundle.manifest.features.get("refit"):
+            return bundle
+        assert bundle.manifest.parent is not None
+        return load_bundle(self.bundles / bundle.manifest.parent[: len(bundle.path.name)])

@@ -1,0 +1,78 @@
+"""What a training may be told, checked before anything is read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Protocol
+
+MODEL_NAMES = ("esasrec",)
+"""Every model that can be trained by name."""
+
+PRESET_NAMES = ("S", "M")
+SPLIT_NAMES = ("leave-one-out", "temporal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How to train.
+
+    Raises:
+        ValueError: an unknown name (the message suggests the nearest), or no time to train in.
+    """
+
+    model: str = "esasrec"
+    """Which model; see `MODEL_NAMES`."""
+    preset: str = "S"
+    """Its size: S (dim 64, 2 layers) or M (dim 128, 4 layers), both over 200 events."""
+    split: str = "temporal"
+    """What is held out: the newest tenth by time, or each user's last two events."""
+    refit: bool = False
+    """Train once more on everything, for as many epochs as were best, and serve that."""
+    minutes: float | None = None
+    """At most this much training time (each, with `refit`); None lets early stopping decide."""
+    seed: int = 0
+    """Of everything random."""
+
+    def __post_init__(self) -> None:
+        _check_name("model", self.model, MODEL_NAMES)
+        _check_name("preset", self.preset, PRESET_NAMES)
+        _check_name("split", self.split, SPLIT_NAMES)
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"minutes is {self.minutes}: give more than 0, or leave it out")
+
+
+class Progress(Protocol):
+    """What a training tells while it runs."""
+
+    def say(self, text: str) -> None:
+        """Take a line about what was found or done."""
+
+    def step(self, title: str) -> Callable[[int, int], None]:
+        """Begin a part of the work; the result is told (done, total) as it goes on."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Take the figures of an epoch: epoch, loss, seconds, tokens_per_s, maybe ndcg@10."""
+
+
+class Silent:
+    """The progress of a training that nobody watches."""
+
+    def say(self, text: str) -> None:
+        """Take a line and drop it."""
+
+    def step(self, title: str) -> Callable[[int, int], None]:
+        """Return a function that drops what it is told."""
+        return lambda done, total: None
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Take the figures of an epoch and drop them."""
+
+
+def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name in known:
+        return
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+    raise ValueError(f"there is no {what} {name!r}: {hint}")

@@ -1,0 +1,112 @@
+"""From a trained model to a Bundle in the home: export, check, measure, write."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.bundle.bundle import Bundle, write_bundle
+from ouzel.bundle.manifest import DataRange
+from ouzel.compression.export import export_graphs, graph_signatures
+from ouzel.compression.parity import measure_parity
+from ouzel.evaluation.baselines import RECENT_WINDOW_MS
+from ouzel.events.interactions import Interactions
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.models.sequence.esasrec import ESASRec
+from ouzel.recommender.home import Home
+from ouzel.retrieval.popular import popular_scores, recent_popular_scores
+from ouzel.retrieval.vmis import VMISkNN
+
+PARITY_HISTORIES = 16
+RECORDED_VERSIONS = ("ouzel", "numpy", "torch", "onnx", "onnxruntime", "polars")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in the form that serves, with its measured differences from the torch model."""
+
+    model: ESASRec
+    files: dict[str, bytes]
+    graphs: Graphs
+    vectors_ND: NDArray[np.float32]
+    error_bounds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a Bundle comes from: everything in its manifest that the model does not say."""
+
+    features: Mapping[str, Any]
+    catalogue_digest: str
+    data: DataRange
+    metrics: list[dict[str, Any]]
+    seed: int
+    parent: str | None
+
+
+def export(model: ESASRec, interactions: Interactions, *, threads: int) -> Exported:
+    """Return `model` exported, and checked on histories spread over all lengths there are.
+
+    Raises:
+        ValueError: the graphs differ from the model by more than is promised.
+    """
+    model.eval()
+    files = export_graphs(model)
+    table_ND = model.items.weight.detach().numpy().copy()
+    graphs = Graphs(files, table_ND, threads=threads)
+    by_length = np.argsort(interactions.lengths_U(), kind="stable")
+    chosen = by_length[np.linspace(0, len(by_length) - 1, PARITY_HISTORIES).astype(int)]
+    histories = [interactions.history(user) for user in np.unique(chosen).tolist()]
+    bounds = measure_parity(model, graphs, histories)
+    vectors_ND = graphs.item(np.arange(len(table_ND)))
+    return Exported(model, files, graphs, vectors_ND, bounds)
+
+
+def publish(
+    home: Home, exported: Exported, interactions: Interactions, provenance: Provenance
+) -> Bundle:
+    """Return the new Bundle of `home`; it is written but not yet served.
+
+    `interactions` are all there are: what is popular, and which sessions are neighbours, is taken
+    from them and not from the training part.
+    """
+    model = exported.model
+    weights = {
+        name: tensor.numpy()
+        for name, tensor in model.state_dict().items()
+        if name != "items.weight"  # the input side of the table has a file of its own
+    }
+    tensors: dict[str, Mapping[str, NDArray[Any]]] = {
+        "inputs": {"table": exported.graphs.table_ND},
+        "items": {"vectors": exported.vectors_ND},
+        "weights": weights,
+        "popular": {
+            "scores": popular_scores(interactions),
+            "recent": recent_popular_scores(interactions, window_ms=RECENT_WINDOW_MS),
+        },
+        "vmis": VMISkNN.fit(interactions).to_tensors(),
+    }
+    fields = {
+        **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__},
+        "model": type(model).__name__.lower(),
+        "config": asdict(model.config),
+        "num_rows": interactions.num_rows,
+        "graphs": graph_signatures(exported.files),
+        "error_bounds": exported.error_bounds,
+        "versions": versions(),
+    }
+    return write_bundle(
+        home.bundles, manifest_fields=fields, tensors=tensors, graphs=exported.files
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that made a model."""
+    found = {name: version(name) for name in RECORDED_VERSIONS}
+    return {"python": platform.python_version(), **found}

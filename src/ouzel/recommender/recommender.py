@@ -1,0 +1,192 @@
+"""The recommender as a Python object: the same home, models and request path as the server."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ouzel.events import clock
+from ouzel.events.log import EventLog
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.states import UserStates
+from ouzel.ranking.assembly import standard_stages
+from ouzel.ranking.pipeline import Pipeline
+from ouzel.recommender.home import Home
+from ouzel.recommender.options import Silent, TrainOptions
+from ouzel.retrieval.types import Candidates, Query, no_history
+
+if TYPE_CHECKING:
+    import polars as pl
+
+STATE_BYTES = 256 << 20
+"""Memory for user states in a Python process."""
+
+MAX_K = 500
+
+
+class Recommender:
+    """A recommender that fits on events and answers at once.
+
+    Without `home` it lives in a temporary folder, until `save` copies it elsewhere.
+
+    >>> import polars as pl
+    >>> events = pl.DataFrame({
+    ...     "user_id": [f"u{n % 20}" for n in range(200)],
+    ...     "item_id": [f"i{n % 7}" for n in range(200)],
+    ...     "timestamp": list(range(1_700_000_000, 1_700_000_200)),
+    ... })
+    >>> recommender = Recommender().fit(events, minutes=0.01)
+    >>> recommender.recommend(["u1"], k=2).columns
+    ['user_id', 'item_id', 'score', 'rank', 'source']
+    """
+
+    def __init__(self, home: Path | str | None = None) -> None:
+        self._temporary = None if home else tempfile.TemporaryDirectory(prefix="ouzel-")
+        root = Path(home) if home else Path(self._temporary.name)  # type: ignore[union-attr]
+        self.home = Home(root)
+        self._answering: _Answering | None = None
+
+    def fit(self, events: Any, **options: Any) -> Self:
+        """Return this recommender, trained on `events` and all it was given before.
+
+        `events` is a path, or anything with the Arrow C stream: pandas, polars, pyarrow, DuckDB.
+        `options` are the fields of `TrainOptions`, such as `preset="M"` or `minutes=5`.
+
+        Raises:
+            ValueError: the events cannot be read, or are too few to learn from.
+        """
+        from ouzel.data.read import from_arrow, read
+        from ouzel.recommender.train import import_dataset, train_home
+
+        chosen = TrainOptions(**options)
+        dataset = read(Path(events)) if isinstance(events, str | Path) else from_arrow(events)
+        self._close()
+        with self.home.log() as log:
+            import_dataset(log, dataset, Silent())
+        train_home(self.home, chosen, Silent())
+        return self
+
+    def recommend(
+        self, user_ids: Sequence[str], *, k: int = 10, exclude_seen: bool = True
+    ) -> pl.DataFrame:
+        """Return `user_id, item_id, score, rank, source`, up to `k` rows a user, best first.
+
+        A user without known events gets what is popular; `source` says so.
+
+        Raises:
+            ValueError: nothing was fitted, or `k` is not between 1 and 500.
+        """
+        import polars as pl
+
+        if not 1 <= k <= MAX_K:
+            raise ValueError(f"k is {k}: give 1 to {MAX_K}")
+        answering = self._open()
+        parts = [
+            _frame(user_id, found, answering.log)
+            for user_id, found in zip(
+                user_ids, answering.recommend(user_ids, k, exclude_seen=exclude_seen), strict=True
+            )
+        ]
+        return pl.concat(parts) if parts else _frame("", Candidates.empty(), answering.log)
+
+    def titles(self, item_ids: Sequence[str]) -> list[str]:
+        """Return the titles of items, "" where the catalogue has none."""
+        catalog = self._open().log.catalog
+        column = catalog.column("title")
+        return [column[catalog.row(item_id)] for item_id in item_ids]
+
+    def evaluate(self) -> list[dict[str, Any]]:
+        """Return the accuracy of the model and of every baseline on what training left out."""
+        from ouzel.recommender.evaluate import evaluate_home
+        from ouzel.recommender.train import usable_cores
+
+        return evaluate_home(self.home, Silent(), threads=usable_cores())
+
+    def save(self, folder: Path | str) -> Path:
+        """Return `folder`, now a complete home: `load` and `ouzel serve` take it.
+
+        Raises:
+            ValueError: there is something in `folder` already.
+        """
+        target = Path(folder)
+        if target.exists() and any(target.iterdir()):
+            raise ValueError(f"{target} is not empty: choose a new folder, or remove it first")
+        self._close()
+        shutil.copytree(self.home.root, target, dirs_exist_ok=True)
+        return target
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Recommender:
+        """Return the recommender that lives in `folder`.
+
+        Raises:
+            ValueError: there is no trained model in it, or it is damaged.
+        """
+        recommender = cls(folder)
+        recommender._open()
+        return recommender
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+        """Serve over HTTP until interrupted; `ouzel serve` has all the settings."""
+        from ouzel.serving.server import serve
+
+        self._close()
+        serve(self.home.root, host=host, port=port)
+
+    def _open(self) -> _Answering:
+        if self._answering is None:
+            self._answering = _Answering(self.home)
+        return self._answering
+
+    def _close(self) -> None:
+        if self._answering is not None:
+            self._answering.log.close()
+            self._answering = None
+
+
+class _Answering:
+    """The log and the request path of a home, open."""
+
+    def __init__(self, home: Home) -> None:
+        bundle = home.current()
+        self.log = home.log()
+        self._states = UserStates(
+            Graphs.of(bundle),
+            max_bytes=STATE_BYTES,
+            load_history=self.log.history,
+            version=bundle.version,
+        )
+        self._pipeline = Pipeline(standard_stages(bundle, self._states))
+
+    def recommend(
+        self, user_ids: Sequence[str], k: int, *, exclude_seen: bool
+    ) -> Sequence[Candidates]:
+        """Return the candidates of each user, best first."""
+        now_ms = clock.now_ms()
+        queries = [self._query(user_id, k, now_ms, exclude_seen) for user_id in user_ids]
+        return self._pipeline.run(queries).found if queries else ()
+
+    def _query(self, user_id: str, k: int, now_ms: int, exclude_seen: bool) -> Query:
+        user = self.log.user_row(user_id)
+        history = no_history() if user is None else self.log.history(user)
+        seen = np.unique(history.rows) if exclude_seen else np.empty(0, np.int32)
+        return Query(k=k, now_ms=now_ms, user=user, history=history, seen=seen)
+
+
+def _frame(user_id: str, found: Candidates, log: EventLog) -> pl.DataFrame:
+    import polars as pl
+
+    columns = {
+        "user_id": [user_id] * len(found),
+        "item_id": log.catalog.ids(found.rows_K.tolist()),
+        "score": found.scores_K.tolist(),
+        "rank": list(range(1, len(found) + 1)),
+        "source": [found.names[source] for source in found.sources_K.tolist()],
+    }
+    types = {"user_id": str, "item_id": str, "score": float, "rank": int, "source": str}
+    return pl.DataFrame(columns, schema=types)

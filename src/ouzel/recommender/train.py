@@ -1,0 +1,215 @@
+"""From a source of events to a served model: import, split, fit, export, measure, publish."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ouzel.bundle.bundle import Bundle
+from ouzel.bundle.manifest import DataRange
+from ouzel.data.dataset import Dataset
+from ouzel.data.split import Split
+from ouzel.evaluation.baselines import baseline_scorers
+from ouzel.evaluation.sequence import sequence_scorer
+from ouzel.events.interactions import Interactions
+from ouzel.events.log import EventLog
+from ouzel.models.sequence.esasrec import PRESETS, ESASRec
+from ouzel.recommender.evaluate import compare, split_of
+from ouzel.recommender.home import Home
+from ouzel.recommender.options import Progress, TrainOptions
+from ouzel.recommender.publish import Exported, Provenance, export, publish
+from ouzel.training.fit import FitResult, FitSettings, fit
+from ouzel.training.validation import ndcg_validator
+
+STEPS_PER_EPOCH = 150
+"""Small data gets small batches: about this many steps an epoch, within the bounds below."""
+
+BATCH_TOKENS = (1024, 6400)
+VALIDATION_TARGETS = 4000
+EPOCHS_WITHOUT_VALIDATION = 20
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training made: the Bundle that is served now, and the rows of the comparison."""
+
+    bundle: Bundle
+    rows: list[dict[str, Any]]
+    result: FitResult
+
+
+def import_dataset(log: EventLog, dataset: Dataset, progress: Progress) -> None:
+    """Put the events and items of `dataset` into the log; what is there already is passed over."""
+    counts = log.import_frame(
+        dataset.columns(),
+        source_digest=dataset.digest,
+        items=dataset.item_columns(),
+        progress=progress.step("Importing events"),
+    )
+    progress.say(
+        f"{counts.added:,} events imported, {counts.already_known:,} were there already; "
+        f"{log.num_users:,} users and {len(log.catalog) - 1:,} items in all"
+    )
+
+
+def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained:
+    """Return the model trained on all events in the home's log; it is served from now on.
+
+    Raises:
+        ValueError: there is too little data to split or learn from; the message says what to add.
+    """
+    torch.set_num_threads(usable_cores())
+    with home.log() as log:
+        offset = log.last_offset()
+        interactions = log.interactions(until_offset=offset)
+        split = split_of(interactions, options.split)
+        data = DataRange(
+            digest=log.digest(until_offset=offset),
+            cut_off_ms=split.cut_off_ms,
+            num_events=len(interactions),
+            num_users=interactions.num_users,
+        )
+        catalogue_digest = log.catalog.digest(interactions.num_rows)
+    provenance = Provenance(
+        features={
+            "max_length": PRESETS[options.preset].window,
+            "preset": options.preset,
+            "split": options.split,
+            "until_offset": offset,
+            "refit": False,
+        },
+        catalogue_digest=catalogue_digest,
+        data=data,
+        metrics=[],
+        seed=options.seed,
+        parent=None,
+    )
+    model, result = fit_split(home, split, options, progress)
+    progress.say("Exporting the graphs and checking them against the model")
+    exported = export(model, interactions, threads=usable_cores())
+    rows = _measure(exported, split, options, progress)
+    bundle = publish(home, exported, interactions, replace(provenance, metrics=rows))
+    if options.refit:
+        bundle = _refit(home, interactions, options, result, bundle, progress)
+    home.store().promote(bundle.digest)
+    return Trained(bundle, rows, result)
+
+
+def fit_split(
+    home: Home, split: Split, options: TrainOptions, progress: Progress
+) -> tuple[ESASRec, FitResult]:
+    """Return a model fitted on the training part, stopped early by the validation part."""
+    model = _new_model(split.train, options)
+    window = model.config.window
+    settings = _settings(split.train, options)
+    validate = None
+    if len(split.validation.ends_T):
+        validate = ndcg_validator(
+            model,
+            split.full,
+            split.validation,
+            max_length=window,
+            max_targets=VALIDATION_TARGETS,
+            seed=options.seed,
+        )
+    else:
+        progress.say(
+            "Nothing to validate on: no user has an event in the validation part. "
+            f"Training for {EPOCHS_WITHOUT_VALIDATION} epochs"
+        )
+        settings = replace(settings, epochs=EPOCHS_WITHOUT_VALIDATION)
+    result = fit(
+        model,
+        split.train,
+        settings,
+        max_length=window,
+        validate=validate,
+        directory=home.training,
+        on_batch=_batch_progress(progress),
+        on_epoch=progress.epoch,
+    )
+    return model, result
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _refit(
+    home: Home,
+    interactions: Interactions,
+    options: TrainOptions,
+    first: FitResult,
+    parent: Bundle,
+    progress: Progress,
+) -> Bundle:
+    """Return the Bundle of a model trained on everything, for as long as was best before."""
+    progress.say(f"Training again on all events, for {first.best_epoch} epochs")
+    model = _new_model(interactions, options)
+    settings = replace(_settings(interactions, options), epochs=first.best_epoch)
+    fit(
+        model,
+        interactions,
+        settings,
+        max_length=model.config.window,
+        validate=None,
+        directory=home.training / "refit",
+        on_batch=_batch_progress(progress),
+        on_epoch=progress.epoch,
+    )
+    manifest = parent.manifest
+    provenance = Provenance(
+        features={**manifest.features, "refit": True},
+        catalogue_digest=manifest.catalogue_digest,
+        data=DataRange(
+            digest=manifest.data.digest,
+            cut_off_ms=None,
+            num_events=manifest.data.num_events,
+            num_users=manifest.data.num_users,
+        ),
+        metrics=manifest.metrics,
+        seed=options.seed,
+        parent=parent.digest,
+    )
+    exported = export(model, interactions, threads=usable_cores())
+    return publish(home, exported, interactions, provenance)
+
+
+def _new_model(interactions: Interactions, options: TrainOptions) -> ESASRec:
+    torch.manual_seed(options.seed)
+    return ESASRec(PRESETS[options.preset], interactions.num_rows)
+
+
+def _settings(interactions: Interactions, options: TrainOptions) -> FitSettings:
+    smallest, largest = BATCH_TOKENS
+    tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
+    return FitSettings(batch_tokens=tokens, minutes=options.minutes, seed=options.seed)
+
+
+def _measure(
+    exported: Exported, split: Split, options: TrainOptions, progress: Progress
+) -> list[dict[str, Any]]:
+    if not len(split.test.ends_T):
+        progress.say("Nothing to test on: no user has events in the test part")
+        return []
+    scorers = {
+        options.model: sequence_scorer(exported.graphs, exported.vectors_ND),
+        **baseline_scorers(split.train),
+    }
+    return [report.row() for report in compare(scorers, split, options.split, progress)]
+
+
+def _batch_progress(progress: Progress) -> Any:
+    report: dict[int, Any] = {}
+
+    def on_batch(epoch: int, fraction: float) -> None:
+        if epoch not in report:
+            report.clear()
+            report[epoch] = progress.step(f"Epoch {epoch}")
+        report[epoch](round(1000 * fraction), 1000)
+
+    return on_batch
