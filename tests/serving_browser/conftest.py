@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import fake_server
-from .chrome import Chromium, Page, find_chromium
+from tests.serving_browser import fake_server
+from tests.serving_browser.chrome import Chromium, Page, find_chromium
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from .chrome import Page
-from .fake_server import HOSTILE, PAGE, Fake
+from tests.serving_browser.chrome import Page
+from tests.serving_browser.fake_server import HOSTILE, PAGE, Fake
 
 Server = tuple[str, Fake]
 

@@ -1,1 +1,0 @@
-"""Room: tests of the live page in a real browser."""
