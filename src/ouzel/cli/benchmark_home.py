@@ -43,12 +43,16 @@ class Scale:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a home takes from a model: graphs, input table, bias and what the manifest says."""
+    """What a home takes from a model: graphs, input table, bias and what the manifest says.
+
+    `skew` says how unequal the clusters around the rows of the table become.
+    """
 
     graphs: Mapping[str, bytes]
     parents_PD: NDArray[np.float32]
     bias_P: NDArray[np.float32] | None
     fields: Mapping[str, Any]
+    skew: float
 
 
 def make_home(
@@ -99,7 +103,8 @@ def random_origin(*, seed: int) -> Origin:
         "versions": {"torch": str(torch.__version__)},
     }
     graphs = export_graphs(ESASRec(config, num_rows=2))
-    return Origin(graphs, cluster_centres(NUM_PARENTS, config.dim, seed=seed), None, fields)
+    parents_PD = cluster_centres(NUM_PARENTS, config.dim, seed=seed)
+    return Origin(graphs, parents_PD, None, fields, skew=1.0)
 
 
 def trained_origin(bundle: Bundle) -> Origin:
@@ -116,7 +121,7 @@ def trained_origin(bundle: Bundle) -> Origin:
         "versions": manifest.versions,
     }
     table_ND, items = bundle.tensors("inputs")["table"], bundle.tensors("items")
-    return Origin(graphs, table_ND, items.get("bias"), fields)
+    return Origin(graphs, table_ND, items.get("bias"), fields, skew=0.0)
 
 
 def _workload(
@@ -131,6 +136,7 @@ def _workload(
         num_items=scale.num_items,
         num_live=scale.num_live,
         num_cold=scale.num_cold,
+        skew=origin.skew,
         seed=seed,
     )
     if origin.bias_P is None:
@@ -139,7 +145,10 @@ def _workload(
 
 
 def _import(log: EventLog, work: Workload, report: Report) -> None:
-    items = {"item_id": work.item_ids(), "title": [f"Item {row}" for row in work.item_ids()]}
+    items = {
+        "item_id": work.item_ids(),
+        "title": [f"Item {number + 1}" for number in range(work.num_items)],
+    }
     nothing = work.columns(slice(0, 0))
     log.import_frame(nothing, source_digest="benchmark", items=items)
     num_users = len(work.histories_UL)

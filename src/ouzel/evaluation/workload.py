@@ -95,9 +95,12 @@ def make_workload(
     num_live: int,
     num_cold: int,
     length: int = 200,
+    skew: float = 0.0,
     seed: int = 0,
 ) -> Workload:
     """Return a workload over `num_items` items resampled from `parents_PD` (row 0 is padding).
+
+    Parents have about equally many children, or as many as Zipf's law with exponent `skew` says.
 
     Raises: ValueError if there are no parents or fewer items than a history is long.
 
@@ -113,8 +116,8 @@ def make_workload(
     if num_items < length:
         raise ValueError(f"num_items {num_items} is less than a history of {length}: give more")
     rng = np.random.default_rng(seed)
-    popularity_P = rng.permutation(1.0 / np.arange(1, len(parents_PD)))
-    chosen_N = rng.choice(len(popularity_P), num_items, p=popularity_P / popularity_P.sum())
+    weights_P = rng.permutation(np.arange(1.0, len(parents_PD)) ** -skew)
+    chosen_N = rng.choice(len(weights_P), num_items, p=weights_P / weights_P.sum())
     vectors_ND = _resample(parents_PD[1:], chosen_N, rng)
     histories_UL = _histories(chosen_N, num_live + num_cold, length, rng)
     return Workload(vectors_ND, histories_UL, num_live)

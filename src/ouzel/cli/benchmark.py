@@ -1,0 +1,171 @@
+"""`ouzel benchmark`: what this machine does, measured through the real HTTP path."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ouzel.bundle.bundle import load_bundle
+from ouzel.bundle.store import BundleStore
+from ouzel.cli import machine
+from ouzel.cli.benchmark_home import Scale, make_home, random_origin, trained_origin
+from ouzel.cli.benchmark_peer import BENCH, TUNINGS, Peer, Tuning
+from ouzel.cli.output import emit, progress
+from ouzel.evaluation.server_process import running
+from ouzel.evaluation.serving_case import (
+    FULL,
+    QUICK,
+    Effort,
+    Row,
+    load_spec,
+    sustained_row,
+    unloaded_ms,
+    visible_row,
+    warm,
+)
+from ouzel.evaluation.workload import Workload
+
+EXAMPLE = "ouzel benchmark serving --case 100k --peer --json -"
+
+Case = Literal["10k", "100k", "visible"]
+
+SCALES = {
+    "10k": Scale(num_items=10_000, num_live=10_000, num_cold=5_000),
+    "100k": Scale(num_items=100_000, num_live=10_000, num_cold=5_000),
+}
+VISIBLE_SCALE = "100k"
+QUICK_SHARE = 20
+"""A quick run has this many times fewer users."""
+
+MARKS_MS = (10.0, 50.0)
+RATIO_MARK_MS = 50.0
+START_RATE = 400.0
+VISIBLE_RATE = 300.0
+STATE_BYTES = 205_000
+"""One user's state at preset S, a little over."""
+
+
+def command(
+    topic: Annotated[Literal["serving"], typer.Argument(help="What to measure.")],
+    case: Annotated[
+        Case | None, typer.Option(help="One case; all of them if it is left out.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes; the figures are rough.")
+    ] = False,
+    peer: Annotated[
+        bool, typer.Option("--peer", help="Measure FastAPI with eager torch in the same run.")
+    ] = False,
+    model_from: Annotated[
+        Path | None,
+        typer.Option(help="A trained home whose model is served; random weights if left out."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of catalogue, histories and arrivals.")] = 0,
+    json: Annotated[
+        str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
+    ] = None,
+) -> None:
+    """Measure how many requests per second are answered in time, and how soon a click shows."""
+    rows: list[Row] = []
+    for name in ("10k", "100k", "visible") if case is None else (case,):
+        rows += _case(name, quick=quick, peer=peer, model_from=model_from, seed=seed)
+    result = {
+        "command": " ".join(["ouzel", *sys.argv[1:]]),
+        "commit": _commit(),
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "seed": seed,
+        "rows": rows,
+    }
+    emit(result, json, title=f"Benchmark: {topic}")
+
+
+def _case(
+    name: str, *, quick: bool, peer: bool, model_from: Path | None, seed: int
+) -> Iterator[Row]:
+    effort, scale = (QUICK if quick else FULL), SCALES[VISIBLE_SCALE if name == "visible" else name]
+    if quick:
+        scale = Scale(scale.num_items, scale.num_live // QUICK_SHARE, scale.num_cold // QUICK_SHARE)
+    folder, work = _home(scale, model_from, seed)
+    about = {"case": name, "num_items": work.num_items, "num_users": work.num_live}
+    if name == "visible":
+        yield {"system": "ouzel", **about, **_visible(folder, work, effort, seed)}
+        return
+    ouzel = list(_ouzel(folder, work, effort, seed))
+    if peer:
+        best, tried = _peer(folder, work, effort, seed)
+        for row in ouzel:
+            if row["p99_mark_ms"] == RATIO_MARK_MS and best["requests_per_s"]:
+                row["times_peer"] = row["requests_per_s"] / best["requests_per_s"]
+        ouzel += [best, *tried]
+    for row in ouzel:
+        yield {"system": row.pop("system", "ouzel"), **about, **row}
+
+
+def _home(scale: Scale, model_from: Path | None, seed: int) -> tuple[Path, Workload]:
+    """Return the home of a scale and its workload, from `.bench/homes` if it was made before."""
+    origin, model = partial(random_origin, seed=seed), "random"
+    if model_from is not None:
+        bundle = load_bundle(BundleStore(model_from).current())
+        origin, model = partial(trained_origin, bundle), bundle.digest[:16]
+    name = f"{scale.num_items}-{scale.num_live}-{scale.num_cold}-{model}-{seed}"
+    folder = BENCH / "homes" / name
+    with progress("Making the benchmark's home") as report:
+        return folder, make_home(folder, scale, origin, seed=seed, report=report)
+
+
+def _serve(folder: Path, work: Workload) -> Callable[[Path], Sequence[str]]:
+    """Return the command that serves a home with room for the states of its live users."""
+    megabytes = math.ceil(1.02 * work.num_live * STATE_BYTES / 2**20)
+    words = [sys.executable, "-m", "ouzel.cli", "serve", str(folder)]
+    words += ["--port", "0", "--state-megabytes", str(megabytes), "--port-file"]
+    return lambda port_file: [*words, str(port_file)]
+
+
+def _ouzel(folder: Path, work: Workload, effort: Effort, seed: int) -> Iterator[Row]:
+    live = work.user_ids()[: work.num_live]
+    with running(_serve(folder, work)) as server:
+        warm(server.port, live)
+        p50_ms, p99_ms = unloaded_ms(server.port, live)
+        spec = load_spec(server, work, rate=START_RATE, seed=seed)
+        for mark_ms in MARKS_MS:
+            row = sustained_row(spec, effort, p99_ms=mark_ms)
+            yield {**row, "unloaded_p50_ms": p50_ms, "unloaded_p99_ms": p99_ms}
+
+
+def _visible(folder: Path, work: Workload, effort: Effort, seed: int) -> dict[str, Any]:
+    with running(_serve(folder, work)) as server:
+        warm(server.port, work.user_ids()[: work.num_live])
+        return visible_row(load_spec(server, work, rate=VISIBLE_RATE, seed=seed), effort)
+
+
+def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row, list[Row]]:
+    """Return the peer's row at its best tuning, and a row for each tuning that was tried."""
+    peer = Peer("fastapi_torch")
+
+    def measure(tuning: Tuning, spent: Effort) -> Row:
+        with running(partial(peer.command, folder, tuning=tuning)) as server:
+            warm(server.port, work.user_ids()[:64])
+            spec = load_spec(server, work, rate=START_RATE / 4, seed=seed)
+            row = sustained_row(spec, spent, p99_ms=RATIO_MARK_MS)
+        return {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
+
+    tried = [measure(tuning, QUICK) for tuning in TUNINGS]
+    fastest = max(range(len(TUNINGS)), key=lambda place: tried[place]["requests_per_s"])
+    for row in tried:
+        row["system"] += " (tuning)"
+    return measure(TUNINGS[fastest], effort), tried
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that runs, marked if files in it were changed."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    told = subprocess.run([*words, "--abbrev=12"], capture_output=True, text=True, check=False)
+    return told.stdout.strip() or None

@@ -1,0 +1,73 @@
+"""The measurement of visibility sees a click that comes late, and one that is lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ouzel.evaluation.visibility import MOST_ANSWERS, measure_visibility
+
+
+class Stale:
+    """Answers with five items; a click takes effect `late` answers after the next."""
+
+    def __init__(self, written, *, late=0, accepted=1):
+        self.written, self.late, self.accepted = written, late, accepted
+        self.clicked, self.left = set(), 0
+
+    def __call__(self, bodies, transport, number):
+        path, body = bodies[number - 1]
+        if path == "/v1/events":
+            self.pending, self.left = json.loads(body)["item_id"], self.late
+            transport.write(self.written(body=json.dumps({"accepted": self.accepted}).encode()))
+            return
+        if self.left == 0 and getattr(self, "pending", None):
+            self.clicked.add(self.pending)
+        self.left -= self.left > 0
+        items = [{"item_id": f"i{row}"} for row in range(9) if f"i{row}" not in self.clicked][:5]
+        reply = {"request_id": "r", "items": items}
+        transport.write(self.written(body=json.dumps(reply).encode()))
+
+
+@pytest.fixture
+def against(planted, reply):
+    def measure(users, **fault):
+        stale = Stale(reply, **fault)
+        seen = []
+        with planted(lambda transport, number: stale(seen[0], transport, number)) as (port, bodies):
+            seen.append(bodies)
+            return measure_visibility(port, users)
+
+    return measure
+
+
+def test_a_click_that_shows_at_once_took_one_answer(against):
+    row = against(["u1", "u2", "u3"])
+    assert row["next_answer_share"] == 1.0
+    assert row["probes"] == 3
+    assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
+    assert row["event_p99_ms"] < row["max_ms"]
+
+
+def test_a_late_click_is_seen_to_be_late(against):
+    row = against(["u1", "u2"], late=2)
+    assert row["next_answer_share"] == 0.0
+
+
+def test_a_lost_click_is_an_error(against):
+    with pytest.raises(ValueError, match="is not visible after 50"):
+        against(["u1"], late=MOST_ANSWERS + 5)
+
+
+def test_a_click_that_was_not_taken_is_an_error(against):
+    with pytest.raises(ValueError, match="was not accepted"):
+        against(["u1"], accepted=0)
+
+
+def test_a_refusal_is_told(planted, reply):
+    def refuse(transport, number):
+        transport.write(reply(status=503, body=b'{"title":"busy"}'))
+
+    with planted(refuse) as (port, _), pytest.raises(ValueError, match="answered 503"):
+        measure_visibility(port, ["u1"])
