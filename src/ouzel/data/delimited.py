@@ -24,6 +24,14 @@ def read_delimited(path: Path, columns: Mapping[str, str] | None = None) -> Raw:
     The separator is the tab, comma, semicolon or bar that the header has most of.
 
     Raises: ValueError if the header names no user or item column.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = Path(folder.name, "events.csv")
+    >>> size = path.write_text("userId,itemId\\nu,a\\n")
+    >>> read_delimited(path).table.collect().rows()
+    [(2, 'u', 'a')]
+    >>> folder.cleanup()
     """
     header = first_line(path)
     separator = max(_SEPARATORS, key=header.count)

@@ -18,6 +18,11 @@ def read_ratings(path: Path) -> tuple[pl.DataFrame, tuple[Problem, ...], int]:
     """Return `user::item::rating::timestamp` lines as texts, and the lines that are none.
 
     The last two are the first problems, and how many there are.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> table, problems, num_broken = read_ratings(movietweetings() / "ratings.dat.gz")
+    >>> table.row(0), num_broken
+    ((1, '1', '1074638', '7', '1365029107'), 0)
     """
     lines = read_lines(path)
     whole = pl.col("text").str.count_matches("::", literal=True) == len(COLUMNS) - 1
@@ -35,7 +40,13 @@ def read_ratings(path: Path) -> tuple[pl.DataFrame, tuple[Problem, ...], int]:
 
 
 def read_movies(ratings: Path) -> pl.DataFrame | None:
-    """Return item_id, title and genres from the `movies.dat` beside a ratings file, if any."""
+    """Return item_id, title and genres from the `movies.dat` beside a ratings file, if any.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> movies = read_movies(movietweetings() / "ratings.dat.gz")
+    >>> None if movies is None else movies.row(0)
+    ('0002844', "Fantômas - À l'ombre de la guillotine (1913)", 'Crime|Drama')
+    """
     path = beside(ratings, "movies.dat")
     if path is None:
         return None
@@ -50,6 +61,12 @@ ITEM_COLUMNS = ("item_id", "title", "genres")
 
 
 def beside(path: Path, name: str) -> Path | None:
-    """Return the file `name` or `name.gz` in the folder of `path`, if there is one."""
+    """Return the file `name` or `name.gz` in the folder of `path`, if there is one.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> found = beside(movietweetings() / "ratings.dat.gz", "movies.dat")
+    >>> found and found.name
+    'movies.dat.gz'
+    """
     found = (path.with_name(name), path.with_name(f"{name}.gz"))
     return next((candidate for candidate in found if candidate.exists()), None)

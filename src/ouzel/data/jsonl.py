@@ -25,6 +25,14 @@ def read_jsonl(path: Path, columns: Mapping[str, str] | None = None) -> Raw:
     """Return the raw table of a file of JSON objects, one a line.
 
     Raises: ValueError if none of the first objects names a user and an item.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = Path(folder.name, "events.jsonl")
+    >>> size = path.write_text('{"user_id": 7, "item_id": "a"}')
+    >>> read_jsonl(path).table.collect().row(0, named=True)
+    {'user_id': '7', 'item_id': 'a', 'line': 1}
+    >>> folder.cleanup()
     """
     chosen = resolve(_names(path), columns)
     problems: list[Problem] = []

@@ -17,6 +17,11 @@ def open_text(path: Path) -> TextIO:
     """Return the file as text, unzipped if its name ends in .gz; broken UTF-8 is kept apart.
 
     Closing the text closes the file.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> with open_text(movietweetings() / "ratings.dat.gz") as stream:
+    ...     stream.readline()
+    '1::1074638::7::1365029107\\n'
     """
     binary = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
     return io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
@@ -26,6 +31,10 @@ def first_lines(path: Path, count: int) -> list[str]:
     """Return up to `count` lines from the start of a text file.
 
     Raises: ValueError if the file is empty.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> len(first_lines(movietweetings() / "ratings.dat.gz", 3))
+    3
     """
     with open_text(path) as stream:
         lines = [line.rstrip("\r\n") for line in islice(stream, count)]
@@ -35,7 +44,12 @@ def first_lines(path: Path, count: int) -> list[str]:
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a text file, see `first_lines`."""
+    """Return the first line of a text file, see `first_lines`.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> first_line(movietweetings() / "ratings.dat.gz")
+    '1::1074638::7::1365029107'
+    """
     return first_lines(path, 1)[0]
 
 
@@ -43,6 +57,10 @@ def read_lines(path: Path) -> pl.DataFrame:
     """Return columns `line` (uint32, from 1) and `text`; blank lines are left out.
 
     Raises: ValueError if a line has the control character U+0001.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> read_lines(movietweetings() / "ratings.dat.gz").row(0)
+    (1, '1::1074638::7::1365029107')
     """
     try:
         table = pl.read_csv(
@@ -64,6 +82,10 @@ def read_text(path: Path) -> str:
     """Return a whole text file, as UTF-8 if it is that and else as ISO-8859-1.
 
     The oldest public data sets are in the latter.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> read_text(movietweetings() / "movies.dat.gz").splitlines()[1]
+    '0004936::The Bank (1915)::Comedy|Short'
     """
     binary = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     try:

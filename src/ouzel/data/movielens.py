@@ -25,7 +25,13 @@ _100K_COLUMNS = {
 
 
 def read_movielens_dat(path: Path) -> Raw:
-    """Return the raw table of `ratings.dat`, with titles if `movies.dat` is beside it."""
+    """Return the raw table of `ratings.dat`, with titles if `movies.dat` is beside it.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> raw = read_movielens_dat(movietweetings() / "ratings.dat.gz")  # the same layout
+    >>> raw.recognised, raw.value_range
+    ('MovieLens ratings.dat.gz', (0.5, 5.0))
+    """
     table, problems, num_broken = read_ratings(path)
     return Raw(
         f"MovieLens {path.name}",
@@ -40,7 +46,16 @@ def read_movielens_dat(path: Path) -> Raw:
 
 
 def read_movielens_csv(path: Path) -> Raw:
-    """Return the raw table of `ratings.csv`, with titles if `movies.csv` is beside it."""
+    """Return the raw table of `ratings.csv`, with titles if `movies.csv` is beside it.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = Path(folder.name, "ratings.csv")
+    >>> size = path.write_text("userId,movieId,rating,timestamp\\n1,31,2.5,1260759144\\n")
+    >>> read_movielens_csv(path).recognised
+    'MovieLens ratings.csv'
+    >>> folder.cleanup()
+    """
     raw = read_delimited(path)
     movies = beside(path, "movies.csv")
     items = None
@@ -61,7 +76,16 @@ def read_movielens_csv(path: Path) -> Raw:
 
 
 def read_movielens_100k(path: Path) -> Raw:
-    """Return the raw table of `u.data`, with titles if `u.item` is beside it."""
+    """Return the raw table of `u.data`, with titles if `u.item` is beside it.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = Path(folder.name, "u.data")
+    >>> size = path.write_text("196\\t242\\t3\\t881250949\\n")
+    >>> read_movielens_100k(path).recognised
+    'MovieLens 100K u.data'
+    >>> folder.cleanup()
+    """
     table = pl.scan_csv(
         path,
         separator="\t",

@@ -31,6 +31,10 @@ def read_movietweetings(path: Path) -> Raw:
     """Return the raw table of `ratings.dat`, with titles if `movies.dat` is beside it.
 
     Ids stay texts, so that leading zeros of IMDb numbers are kept.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> read_movietweetings(movietweetings() / "ratings.dat.gz").recognised
+    'MovieTweetings ratings.dat.gz'
     """
     table, problems, num_broken = read_ratings(path)
     return Raw(

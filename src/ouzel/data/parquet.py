@@ -15,6 +15,14 @@ def read_parquet(paths: Sequence[Path], columns: Mapping[str, str] | None = None
     """Return the raw table of Parquet files with the same columns, in the order given.
 
     Raises: ValueError if there is no user or item column.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = Path(folder.name, "events.parquet")
+    >>> pl.DataFrame({"user_id": ["u"], "item_id": [7]}).write_parquet(path)
+    >>> read_parquet([path]).table.collect().rows()
+    [(1, 'u', 7)]
+    >>> folder.cleanup()
     """
     table = pl.scan_parquet(list(paths))
     chosen = resolve(table.collect_schema().names(), columns)

@@ -30,6 +30,10 @@ def source_files(path: Path) -> list[Path]:
     A folder is searched for well-known names, then for Parquet parts, then for a single file.
 
     Raises: ValueError if there is nothing, or more than one thing, to read.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> [path.name for path in source_files(movietweetings())]
+    ['ratings.dat.gz']
     """
     if path.is_file():
         return [path]
@@ -56,6 +60,10 @@ def raw_of(files: list[Path], columns: Mapping[str, str] | None) -> Raw:
     """Return the raw table of the files that `source_files` found.
 
     Raises: ValueError if the format is unknown, or has no columns to map.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> raw_of(source_files(movietweetings()), None).recognised
+    'MovieTweetings ratings.dat.gz'
     """
     path = files[0]
     suffix = _suffix(path)

@@ -32,6 +32,14 @@ def read_sequences(path: Path, sample: Sequence[str]) -> Raw:
     """Return the raw table of such a file; `sample`, its first lines, tells the layout.
 
     `line` counts events, since a line may hold many.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = Path(folder.name, "sequences.txt")
+    >>> size = path.write_text("1 7 9\\n")
+    >>> read_sequences(path, ["1 7 9"]).table.collect().rows()
+    [(1, '1', '7'), (2, '1', '9')]
+    >>> folder.cleanup()
     """
     pairs = all(len(line.split()) == 2 for line in sample if line.strip())
     lines = read_lines(path).with_columns(cells=pl.col("text").str.extract_all(r"\S+"))

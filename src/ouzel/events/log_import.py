@@ -38,6 +38,11 @@ def check_import(columns: EventColumns, items: Mapping[str, Sequence[str]]) -> N
     """Return nothing if every row may be stored.
 
     Raises: ValueError naming the first value that may not.
+
+    >>> columns = EventColumns(
+    ...     ["u"], ["a"], ["view"], np.array([5]), np.array([np.nan]), np.array([1])
+    ... )
+    >>> check_import(columns, {"item_id": ["a"], "title": ["Alien"]})
     """
     for name, ids in (("user_id", columns.user_ids), ("item_id", columns.item_ids)):
         for value in dict.fromkeys(ids):
@@ -55,7 +60,11 @@ def check_import(columns: EventColumns, items: Mapping[str, Sequence[str]]) -> N
 
 
 def event_ids(source_digest: str, numbers: Iterable[int]) -> Iterable[str]:
-    """Return the event ids of rows of a source: the same source and row, the same id."""
+    """Return the event ids of rows of a source: the same source and row, the same id.
+
+    >>> list(event_ids("digest", [7])) == list(event_ids("digest", [7]))
+    True
+    """
     prefix = hashlib.sha256(source_digest.encode()).hexdigest()[:16]
     # Zero-padded, so that the unique index grows at its end only.
     return (f"{prefix}-{number:010d}" for number in numbers)
@@ -71,6 +80,16 @@ def import_names(
 
     Items that somebody touched come first, in order of appearance; the rest of `items`
     follows, so that a model of the touched ones has no row for the others.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> columns = EventColumns(
+    ...     ["u"], ["a"], ["view"], np.array([5]), np.array([np.nan]), np.array([1])
+    ... )
+    >>> import_names(connection, Batch(connection, Catalog()), columns, {})
+    ({'u': 0}, {'a': 1}, {'view': 1})
     """
     known = dict(connection.execute("SELECT id, user FROM users WHERE session = 0"))
     (first,) = connection.execute("SELECT coalesce(max(user) + 1, 0) FROM users").fetchone()
@@ -98,7 +117,15 @@ def records_of(
     numbers: tuple[dict[str, int], dict[str, int], dict[str, int]],
     span: slice,
 ) -> Iterable[tuple[str, int, int, int, int, float]]:
-    """Return the rows of the events table for one span of a source."""
+    """Return the rows of the events table for one span of a source.
+
+    >>> columns = EventColumns(
+    ...     ["u"], ["a"], ["view"], np.array([5]), np.array([np.nan]), np.array([1])
+    ... )
+    >>> numbers = ({"u": 0}, {"a": 1}, {"view": 1})
+    >>> [record[1:5] for record in records_of(columns, "digest", numbers, slice(0, 1))]
+    [(5, 0, 1, 1)]
+    """
     users, rows, verbs = numbers
     return zip(
         event_ids(source_digest, columns.numbers_E[span].tolist()),
@@ -114,14 +141,27 @@ def records_of(
 def insert_chunk(
     connection: sqlite3.Connection, records: Iterable[tuple[str, int, int, int, int, float]]
 ) -> int:
-    """Return how many of `records` were new, and store those."""
+    """Return how many of `records` were new, and store those.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> record = ("id", 5, 0, 1, 1, 4.5)
+    >>> insert_chunk(connection, [record]), insert_chunk(connection, [record])
+    (1, 0)
+    """
     before = connection.total_changes
     connection.executemany(_INSERT, records)
     return connection.total_changes - before
 
 
 def spans_of(total: int, progress: Callable[[int, int], None] | None) -> Iterable[slice]:
-    """Return the slices of the transactions, reporting (done, total) rows between them."""
+    """Return the slices of the transactions, reporting (done, total) rows between them.
+
+    >>> list(spans_of(CHUNK + 1, None))
+    [slice(0, 50000, None), slice(50000, 50001, None)]
+    """
     for start in range(0, total, CHUNK):
         end = min(total, start + CHUNK)
         yield slice(start, end)

@@ -27,7 +27,19 @@ LEFT JOIN users u ON u.user = e.user
 
 
 def event_at(connection: sqlite3.Connection, offset: int) -> Event:
-    """Return the event stored at `offset`."""
+    """Return the event stored at `offset`.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_append import Batch
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
+    >>> receipt = batch.add(seen)
+    >>> event_at(connection, receipt.offset) == seen
+    True
+    """
     record = connection.execute(f"{_EVENT} WHERE e.offset = ?", (offset,)).fetchone()
     return _event(record)
 
@@ -35,7 +47,19 @@ def event_at(connection: sqlite3.Connection, offset: int) -> Event:
 def events_after(
     connection: sqlite3.Connection, offset: int, limit: int
 ) -> list[tuple[int, Event]]:
-    """Return up to `limit` (offset, event) pairs that follow `offset`, in log order."""
+    """Return up to `limit` (offset, event) pairs that follow `offset`, in log order.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_append import Batch
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
+    >>> receipt = batch.add(seen)
+    >>> events_after(connection, 0, 10) == [(1, seen)]
+    True
+    """
     records = connection.execute(
         f"{_EVENT} WHERE e.offset > ? ORDER BY e.offset LIMIT ?", (offset, limit)
     )
@@ -43,7 +67,19 @@ def events_after(
 
 
 def history(connection: sqlite3.Connection, user: int) -> History:
-    """Return the history of one user in (timestamp, offset) order."""
+    """Return the history of one user in (timestamp, offset) order.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_append import Batch
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
+    >>> receipt = batch.add(seen)
+    >>> history(connection, receipt.user).rows.tolist()
+    [1]
+    """
     records = connection.execute(
         "SELECT row, timestamp_ms FROM events INDEXED BY events_of_user"
         f" WHERE user = ? AND {HISTORY_ROWS} ORDER BY timestamp_ms, offset",
@@ -57,6 +93,17 @@ def interactions(connection: sqlite3.Connection, until_offset: int) -> Interacti
     """Return the histories of all users, from events at offsets up to `until_offset`.
 
     `num_rows` is the shortest catalogue prefix that holds them.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_append import Batch
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
+    >>> receipt = batch.add(seen)
+    >>> interactions(connection, receipt.offset).num_rows
+    2
     """
     records = connection.execute(
         # 9e999 reads as infinity, which no stored value is, so it can stand for "absent".
@@ -77,7 +124,21 @@ def interactions(connection: sqlite3.Connection, until_offset: int) -> Interacti
 
 
 def impressions(connection: sqlite3.Connection, request_id: str) -> list[Impression]:
-    """Return what was shown under `request_id`, in log order."""
+    """Return what was shown under `request_id`, in log order.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_append import Batch
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> shown = Impression(
+    ...     event_id="i", timestamp_ms=5, request_id="r", item_ids=("a",), model_version="popular+0"
+    ... )
+    >>> receipt = batch.add(shown)
+    >>> impressions(connection, "r") == [shown]
+    True
+    """
     bodies = connection.execute(
         "SELECT body FROM events WHERE request_id = ? AND verb IS NULL ORDER BY offset",
         (request_id,),

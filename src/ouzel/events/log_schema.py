@@ -64,6 +64,10 @@ def open_writer(path: Path, synchronous: str) -> sqlite3.Connection:
 
     Raises: ValueError if the file is no log, or one of a newer Ouzel, or `synchronous` is
     none of SQLite's words.
+
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> connection.execute("PRAGMA synchronous").fetchone()
+    (2,)
     """
     if synchronous not in _SYNCHRONOUS:
         raise ValueError(f"synchronous {synchronous!r}: use one of {', '.join(_SYNCHRONOUS)}")
@@ -87,14 +91,23 @@ def open_writer(path: Path, synchronous: str) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Return a connection that sees what is committed and cannot write."""
+    """Return a connection that sees what is committed and cannot write.
+
+    >>> open_reader(Path(":memory:")).execute("PRAGMA query_only").fetchone()
+    (1,)
+    """
     connection = _connect(path)
     connection.execute("PRAGMA query_only = ON")
     return connection
 
 
 def verb_number(connection: sqlite3.Connection, name: str) -> int:
-    """Return the number of a verb, given out now if it is a new custom one."""
+    """Return the number of a verb, given out now if it is a new custom one.
+
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> verb_number(connection, "view"), verb_number(connection, "subscribe")
+    (1, 64)
+    """
     found = connection.execute("SELECT verb FROM verbs WHERE name = ?", (name,)).fetchone()
     if found:
         return int(found[0])
