@@ -154,6 +154,16 @@ def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None
         write_bundle(tmp_path, manifest_fields=FIELDS, tensors={}, graphs={name: b""})
 
 
+def test_writing_the_same_again_repairs_a_damaged_bundle(make_bundle: Make) -> None:
+    path = make_bundle().path
+    (path / "encode.onnx").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"encode\.onnx"):
+        load_bundle(path)
+    assert make_bundle().path == path
+    load_bundle(path)
+    assert list(path.parent.iterdir()) == [path]
+
+
 def _break_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
     """Let the file system fail at its n-th operation; return the list that counts them."""
     steps: list[str] = []

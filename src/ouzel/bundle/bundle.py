@@ -82,7 +82,8 @@ def write_bundle(
     """Return a new Bundle in the folder `bundles`, complete and on the disk.
 
     `manifest_fields` are all fields of `Manifest` but `format_version` and `files`. The same
-    content gives the same digest, and then the folder that is there already.
+    content gives the same digest, and then the folder that is there already; if that is damaged,
+    it is replaced.
 
     Raises:
         ValueError: a field, a name or a tensor cannot be stored; the message says which.
@@ -109,11 +110,7 @@ def write_bundle(
         # mkdtemp makes the folder private; a server may run as another user.
         folder.chmod(0o755)
         sync(folder)
-        final = bundles / digest_of(text)[:FOLDER_DIGITS]
-        if not final.exists():
-            folder.rename(final)
-            sync(bundles)
-        return load_bundle(final)
+        return _publish(folder, bundles / digest_of(text)[:FOLDER_DIGITS])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -167,6 +164,20 @@ def _write_files(
         file = f"{name}.onnx"
         files[file] = write_file(folder / file, graph)
     return files
+
+
+def _publish(folder: Path, final: Path) -> Bundle:
+    """Return the Bundle under its final name; a damaged one that bears it is replaced."""
+    damaged = folder.with_name(f"{folder.name}-damaged")
+    try:
+        if final.exists():
+            return load_bundle(final)
+    except ValueError:
+        final.rename(damaged)
+    folder.rename(final)
+    sync(final.parent)
+    shutil.rmtree(damaged, ignore_errors=True)
+    return load_bundle(final)
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
