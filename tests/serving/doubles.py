@@ -54,7 +54,11 @@ class NextItemStates:
 
     def observe(self, user: int, row: int, time_ms: int) -> None:
         if user in self.pool.states:
-            self.pool.states[user].append(row)
+            times = self._load_history(user).times_ms
+            if len(times) and time_ms < times[-1]:
+                self.forget(user)
+            else:
+                self.pool.states[user].append(row)
 
     def forget(self, user: int) -> None:
         self.pool.states.pop(user, None)

@@ -65,6 +65,7 @@ class Engine:
         self._states = parts.states
         self._visitors = parts.visitors
         self._audits: asyncio.Task[None] | None = None
+        self._random = random.Random()
         self._measure()
 
     async def start(self) -> None:
@@ -103,7 +104,7 @@ class Engine:
         users = self._states.pool.users()
         if not users or self.writer.settled < self.writer.submitted:
             return None
-        user = random.choice(users)
+        user = self._random.choice(users)
         # The history comes from the log itself, so that this audits what is held here as well.
         self._visitors.drop(user)
         return self._states.audit(user)

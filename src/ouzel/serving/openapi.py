@@ -29,7 +29,7 @@ _TYPES = (
     ProblemBody,
 )
 _PROBLEMS = {
-    400: "The body cannot be read as JSON.",
+    400: "The request is no HTTP, its first line too long, or its body no JSON.",
     401: "The API key is missing or wrong.",
     403: "A page of another site called.",
     405: "The method is not allowed here.",
@@ -38,6 +38,7 @@ _PROBLEMS = {
     421: "The Host header names another machine.",
     422: "A field is wrong; `errors` says which.",
 }
+_ANYWHERE = (400, 401, 403, 405, 421)
 
 Json = dict[str, Any]
 
@@ -100,7 +101,7 @@ def _paths(parameters: dict[str, list[Json]]) -> Json:
                 "summary": "A list for a user, a session or anybody",
                 "operationId": "recommend",
                 "requestBody": _body({"application/json": _ref("RecommendRequest")}),
-                "responses": recommend | _problems(400, 413, 415, 422),
+                "responses": recommend | _problems(413, 415, 422),
             },
             "get": {
                 "summary": "The same, by query parameters; lists repeat their parameter",
@@ -177,7 +178,7 @@ def _events() -> Json:
             "200": _json("Stored on the disk, but for those in `rejected`.", "EventsReply"),
             "503": _problem("The disk refuses; nothing was stored."),
         }
-        | _problems(400, 413, 415, 422),
+        | _problems(413, 415, 422),
     }
 
 
@@ -244,4 +245,7 @@ def _problem(text: str) -> Json:
 
 def _problems(*statuses: int) -> Json:
     """Return the error answers of an operation; some can happen anywhere."""
-    return {str(status): _problem(_PROBLEMS[status]) for status in (*statuses, 401, 403, 405, 421)}
+    answers = {str(status): _problem(_PROBLEMS[status]) for status in (*statuses, *_ANYWHERE)}
+    # What is no HTTP is answered below this application, in plain text.
+    answers["400"]["content"]["text/plain"] = {}
+    return answers

@@ -91,18 +91,21 @@ async def _read(scope: Scope, receive: Receive, timing: Timing) -> RecommendRequ
 
 def _check(request: RecommendRequest) -> None:
     """Refuse what the types alone cannot: over-long or unprintable ids, deep context."""
-    named = [("user_id", request.user_id), ("session_id", request.session_id)]
-    named += [("items", item_id) for item_id in request.items]
-    named += [("exclude_items", item_id) for item_id in request.exclude_items]
+    _check_ids(("user_id", request.user_id), ("session_id", request.session_id))
+    for name, item_ids in (("items", request.items), ("exclude_items", request.exclude_items)):
+        _check_ids(*((f"{name}[{place}]", item_id) for place, item_id in enumerate(item_ids)))
+    if request.context is not None and not is_shallow(request.context):
+        detail = f"it nests over {MAX_DEPTH} levels: flatten it"
+        raise invalid([FieldError("context", "too_deep", detail)])
+
+
+def _check_ids(*named: tuple[str, str | None]) -> None:
     for name, text in named:
         if text is not None:
             try:
                 check_id(text, name)
             except ValueError as error:
                 raise invalid([FieldError(name, "invalid", str(error))]) from None
-    if request.context is not None and not is_shallow(request.context):
-        detail = f"it nests over {MAX_DEPTH} levels: flatten it"
-        raise invalid([FieldError("context", "too_deep", detail)])
 
 
 def _reply(engine: Engine, answer: Answer, fields: list[Name], timing: Timing) -> RecommendReply:
