@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from ouzel.serving.app import Settings, create_app
 from ouzel.serving.security import check_binding
@@ -18,6 +21,8 @@ from ouzel.serving.security import check_binding
 SWITCH_SECONDS = 0.0005
 """How long the log writer may hold the interpreter while an answer waits for it (5 ms is
 Python's default, and would be the slowest answer)."""
+
+LOCK_FILE = "serving.lock"
 
 DRAIN_SECONDS = 20
 """How long answers under way may take once the server is told to stop."""
@@ -53,35 +58,42 @@ def serve(
     `listening` is called then with the address.
 
     Raises:
-        ValueError: the binding needs a key, or the home cannot be served.
+        ValueError: the binding needs a key, or the home cannot be served, or is served already.
         OSError: the port is taken.
     """
     check_binding(host, api_key)
     settings = Settings(host=host, api_key=api_key)
     if state_bytes is not None:
-        settings = Settings(host=host, api_key=api_key, state_bytes=state_bytes)
-    with _bound(host, port) as listener:
-        taken = listener.getsockname()[1]
-        app = create_app(home, settings=settings)
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            loop="uvloop" if sys.platform != "win32" else "asyncio",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
+        settings = replace(settings, state_bytes=state_bytes)
 
-        def tell() -> None:
-            if port_file is not None:
-                _write_whole(port_file, f"{taken}\n")
-            if listening is not None:
-                listening(address(host, taken))
+    def tell(taken: int) -> None:
+        if port_file is not None:
+            _write_whole(port_file, f"{taken}\n")
+        if listening is not None:
+            listening(address(host, taken))
 
-        sys.setswitchinterval(SWITCH_SECONDS)
-        with _ending_quietly():
-            _Server(config, tell).run(sockets=[listener])
+    with bound(host, port) as listener, alone(home):
+        run(create_app(home, settings=settings), listener, tell)
+
+
+def run(app: Starlette, listener: socket.socket, listening: Callable[[int], None]) -> None:
+    """Serve an application on a bound socket until SIGTERM or SIGINT.
+
+    `listening` is called with the port once requests are welcome.
+    """
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    port = listener.getsockname()[1]
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with _ending_quietly():
+        _Server(config, lambda: listening(port)).run(sockets=[listener])
 
 
 def address(host: str, port: int) -> str:
@@ -93,16 +105,39 @@ def address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _bound(host: str, port: int) -> socket.socket:
+@contextlib.contextmanager
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield a socket that is bound but does not listen yet.
+
+    Raises:
+        OSError: the port is taken, or the host is not of this machine.
+
+    >>> with bound("127.0.0.1", 0) as listener:
+    ...     listener.getsockname()[1] > 0
+    True
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+        yield listener
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keep other servers off a home meanwhile: the log has one writer, who knows every state.
+
+    Raises:
+        ValueError: another server has the home, or there is none.
+    """
+    if not home.is_dir():
+        raise ValueError(f"{home} is no home: make one with `ouzel train --data PATH --out {home}`")
+    with (home / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{home} is being served already: stop that server first") from None
+        yield
 
 
 @contextlib.contextmanager
