@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """History rows (B, L) to user vectors (B, D). The last block computes the last position only."""
+    """History rows (B, L) to user vectors (B, D); the last block computes one position only."""
 
     def __init__(
         self, vectors_ND: Tensor, *, num_layers: int = 2, num_heads: int = 2, length: int = 200

@@ -20,9 +20,9 @@ class Histories:
         num_users, self._first = start_UL.shape
         shape = (num_users, self._first + spare)
         path = folder / "peer-histories.bin"
-        fresh = not path.exists()
         self._lock = (folder / "peer.lock").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        fresh = not path.exists()
         mode = "w+" if fresh else "r+"
         self._rows = np.memmap(path, np.int64, mode, shape=shape)
         self._counts = np.memmap(folder / "peer-counts.bin", np.int64, mode, shape=(num_users,))

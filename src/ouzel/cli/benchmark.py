@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +55,12 @@ VISIBLE_RATE = 300.0
 STATE_BYTES = 205_000
 """One user's state at preset S, a little over."""
 
+SHOWN = (
+    "system", "case", "tuning", "p99_mark_ms", "requests_per_s", "times_peer", "p50_ms", "p99_ms",
+    "unloaded_p50_ms", "next_answer_share", "rss_mb", "server_cpu_ms_per_request",
+)  # fmt: skip
+"""The columns that people compare; the JSON has them all."""
+
 
 def command(
     topic: Annotated[Literal["serving"], typer.Argument(help="What to measure.")],
@@ -84,7 +94,20 @@ def command(
         "seed": seed,
         "rows": rows,
     }
-    emit(result, json, title=f"Benchmark: {topic}")
+    if json is not None:
+        emit(result, json, title=f"Benchmark: {topic}")
+    else:
+        emit(_shown(rows), None, title=f"Benchmark: {topic}, commit {result['commit']}")
+
+
+def _shown(rows: Sequence[Row]) -> list[Row]:
+    measured = [name for name in SHOWN if any(name in row for row in rows)]
+    return [{name: row.get(name) for name in measured} for row in rows]
+
+
+def _tell(words: str) -> None:
+    """Say on stderr what goes on: a case takes minutes."""
+    typer.echo(words, err=True)
 
 
 def _case(
@@ -121,6 +144,19 @@ def _home(scale: Scale, model_from: Path | None, seed: int) -> tuple[Path, Workl
         return folder, make_home(folder, scale, origin, seed=seed, report=report)
 
 
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """Yield a copy of a home that is gone afterwards: every run meets the same histories."""
+    with tempfile.TemporaryDirectory(prefix="run-", dir=BENCH) as scratch:
+        home = Path(scratch, "home")
+        (home / "bundles").mkdir(parents=True)
+        for name in ("events.db", "store.db", "current"):
+            shutil.copy2(folder / name, home / name)
+        for bundle in (folder / "bundles").iterdir():
+            shutil.copytree(bundle, home / "bundles" / bundle.name, copy_function=os.link)
+        yield home
+
+
 def _serve(folder: Path, work: Workload) -> Callable[[Path], Sequence[str]]:
     """Return the command that serves a home with room for the states of its live users."""
     megabytes = math.ceil(1.02 * work.num_live * STATE_BYTES / 2**20)
@@ -131,17 +167,20 @@ def _serve(folder: Path, work: Workload) -> Callable[[Path], Sequence[str]]:
 
 def _ouzel(folder: Path, work: Workload, effort: Effort, seed: int) -> Iterator[Row]:
     live = work.user_ids()[: work.num_live]
-    with running(_serve(folder, work)) as server:
+    _tell("ouzel: starting, then asking once for every live user")
+    with _fresh(folder) as home, running(_serve(home, work)) as server:
         warm(server.port, live)
         p50_ms, p99_ms = unloaded_ms(server.port, live)
         spec = load_spec(server, work, rate=START_RATE, seed=seed)
         for mark_ms in MARKS_MS:
+            _tell(f"ouzel: searching the rate held with p99 <= {mark_ms:g} ms")
             row = sustained_row(spec, effort, p99_ms=mark_ms)
             yield {**row, "unloaded_p50_ms": p50_ms, "unloaded_p99_ms": p99_ms}
 
 
 def _visible(folder: Path, work: Workload, effort: Effort, seed: int) -> dict[str, Any]:
-    with running(_serve(folder, work)) as server:
+    _tell(f"ouzel: clicking and asking, beside a load of {VISIBLE_RATE:g} requests per second")
+    with _fresh(folder) as home, running(_serve(home, work)) as server:
         warm(server.port, work.user_ids()[: work.num_live])
         return visible_row(load_spec(server, work, rate=VISIBLE_RATE, seed=seed), effort)
 
@@ -151,6 +190,7 @@ def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row,
     peer = Peer("fastapi_torch")
 
     def measure(tuning: Tuning, spent: Effort) -> Row:
+        _tell(f"peer ({tuning}): searching the rate held with p99 <= {RATIO_MARK_MS:g} ms")
         with running(partial(peer.command, folder, tuning=tuning)) as server:
             warm(server.port, work.user_ids()[:64])
             spec = load_spec(server, work, rate=START_RATE / 4, seed=seed)

@@ -1,0 +1,140 @@
+"""Plots of the committed results, as SVG written by hand: no plotting library is installed for it.
+
+    python benchmarks/plots.py        # benchmarks/results/**/*.json -> benchmarks/plots/*.svg
+
+The text and its colours follow the reader's light or dark scheme.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+ROOT = Path(__file__).parent
+WIDTH, LABEL_WIDTH, VALUE_WIDTH, BAR_HEIGHT = 720, 230, 90, 22
+STYLE = """
+  text { font: 13px system-ui, sans-serif; fill: #15242b; }
+  .title { font-size: 15px; font-weight: 600; } .note { fill: #5a6a70; font-size: 12px; }
+  .ours { fill: #12908a; } .theirs { fill: #9aa6ad; }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e9eeee; } .note { fill: #9fb0b4; } .theirs { fill: #5c6a70; }
+  }
+"""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: what it stands for, how long it is, and whether it is Ouzel's."""
+
+    label: str
+    value: float
+    ours: bool
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot over the rows of one topic; `bar` says what a row shows, None if nothing."""
+
+    name: str
+    topic: str
+    title: str
+    form: str
+    bar: Callable[[Row], Bar | None]
+
+
+def _rate_bar(row: Row) -> Bar | None:
+    if row.get("p99_mark_ms") != 50.0 or "(tuning)" in row["system"]:
+        return None
+    return Bar(
+        f"{row['case']} items · {row['system']}", row["requests_per_s"], row["system"] == "ouzel"
+    )
+
+
+def _visible_bar(row: Row) -> Bar | None:
+    if row.get("case") != "visible":
+        return None
+    return Bar("click to next answer, p99", row["p99_ms"], True)
+
+
+PLOTS = (
+    Plot(
+        "serving-rate",
+        "serving",
+        "Requests per second held for 30 s, p99 within 50 ms",
+        "{:,.0f}/s",
+        _rate_bar,
+    ),
+    Plot("serving-visible", "serving", "A click is visible after", "{:.1f} ms", _visible_bar),
+)
+
+
+def draw(title: str, bars: Sequence[Bar], form: str, note: str) -> str:
+    """Return an SVG of horizontal bars from a common zero.
+
+    >>> draw("Speed", [Bar("a < b", 2.0, True)], "{:.0f}/s", "here").count("a &lt; b")
+    1
+    """
+    height = 62 + len(bars) * (BAR_HEIGHT + 10)
+    room = WIDTH - LABEL_WIDTH - VALUE_WIDTH
+    longest = max(bar.value for bar in bars) or 1.0
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
+        f"<style>{STYLE}</style>",
+        f'<text class="title" x="0" y="18">{escape(title)}</text>',
+    ]
+    for place, bar in enumerate(bars):
+        top = 34 + place * (BAR_HEIGHT + 10)
+        middle, length = top + 15, max(1.0, room * bar.value / longest)
+        kind = "ours" if bar.ours else "theirs"
+        label, value = escape(bar.label), form.format(bar.value)
+        lines += [
+            f'<text x="{LABEL_WIDTH - 8}" y="{middle}" text-anchor="end">{label}</text>',
+            f'<rect class="{kind}" x="{LABEL_WIDTH}" y="{top}" width="{length:.1f}" '
+            f'height="{BAR_HEIGHT}" rx="3"/>',
+            f'<text x="{LABEL_WIDTH + length + 8:.1f}" y="{middle}">{value}</text>',
+        ]
+    lines += [f'<text class="note" x="0" y="{height - 8}">{escape(note)}</text>', "</svg>", ""]
+    return "\n".join(lines)
+
+
+def results(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the result documents of one topic, in the order of their names."""
+    for path in sorted(folder.glob("*.json")):
+        yield json.loads(path.read_text("utf-8"))
+
+
+def bars_of(plot: Plot, documents: Iterable[dict[str, Any]]) -> list[Bar]:
+    """Return the bars of a plot; of bars with one label the last document's holds."""
+    found = {}
+    for document in documents:
+        for row in document["rows"]:
+            if bar := plot.bar(row):
+                found[bar.label] = bar
+    return list(found.values())
+
+
+def main() -> None:
+    """Write every plot that has results."""
+    target = ROOT / "plots"
+    target.mkdir(exist_ok=True)
+    for plot in PLOTS:
+        documents = list(results(ROOT / "results" / plot.topic))
+        bars = bars_of(plot, documents)
+        if not bars:
+            print(f"{plot.name}: no results under benchmarks/results/{plot.topic}")
+            continue
+        machine = documents[-1]["machine"]
+        note = f"{machine['cpu']}, {machine['cores']:g} cores, commit {documents[-1]['commit']}"
+        path = target / f"{plot.name}.svg"
+        path.write_text(draw(plot.title, bars, plot.form, note), "utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
