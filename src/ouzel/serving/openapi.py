@@ -122,39 +122,41 @@ def _paths(parameters: dict[str, list[Json]]) -> Json:
         "/v1/items": _get("items", "Items by title", "ItemsReply", parameters["ItemsRequest"]),
         "/v1/users": _get("users", "Some known users", "UsersReply", parameters["UsersRequest"]),
         "/health/live": _get("live", "Whether the process answers", "Live", []),
-        "/health/ready": {
-            "get": {
-                "summary": "Whether requests and events are welcome",
-                "operationId": "ready",
-                "responses": {
-                    "200": _json("Ready.", "Ready"),
-                    "503": _json("Not ready; `reasons` says why.", "Ready"),
-                }
-                | _problems(),
-            }
-        },
+        "/health/ready": _ready(),
         "/metrics": _text("metrics", "Counts in the format of Prometheus", "text/plain"),
         "/openapi.json": _text("openapi", "This description", "application/json"),
         "/dashboard": _text("dashboard", "The live page", "text/html"),
-        "/dashboard/{file}": {
-            "get": {
-                "summary": "A file of the live page",
-                "operationId": "dashboard_file",
-                "parameters": [
-                    {
-                        "name": "file",
-                        "in": "path",
-                        "required": True,
-                        "schema": {"type": "string", "minLength": 1},
-                    }
-                ],
-                "responses": {
-                    "200": {"description": "The file.", "content": {"*/*": {}}},
-                    "404": _problem("There is no such file."),
-                }
-                | _problems(),
+        "/dashboard/{file}": _page_file(),
+    }
+
+
+def _ready() -> Json:
+    return {
+        "get": {
+            "summary": "Whether requests and events are welcome",
+            "operationId": "ready",
+            "responses": {
+                "200": _json("Ready.", "Ready"),
+                "503": _json("Not ready; `reasons` says why.", "Ready"),
             }
-        },
+            | _problems(),
+        }
+    }
+
+
+def _page_file() -> Json:
+    file = {"name": "file", "in": "path", "required": True}
+    return {
+        "get": {
+            "summary": "A file of the live page",
+            "operationId": "dashboard_file",
+            "parameters": [file | {"schema": {"type": "string", "minLength": 1}}],
+            "responses": {
+                "200": {"description": "The file.", "content": {"*/*": {}}},
+                "404": _problem("There is no such file."),
+            }
+            | _problems(),
+        }
     }
 
 
