@@ -28,6 +28,12 @@ def test_a_pause_cuts_and_lone_items_are_left_out():
     assert as_lists(cut_sessions(x, gap_ms=47)) == [[1, 2], [3, 4]]
 
 
+def test_a_long_history_is_cut_by_count_from_each_session_s_start():
+    x = from_histories([history([1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 90, 91, 92])], num_rows=8)
+    assert as_lists(cut_sessions(x, gap_ms=50, longest=3)) == [[1, 2, 3], [5, 6, 7]]
+    assert as_lists(cut_sessions(x, gap_ms=50, longest=2)) == [[1, 2], [3, 4], [5, 6]]
+
+
 def test_no_interactions_no_sessions():
     assert len(cut_sessions(from_histories([], num_rows=2))) == 0
 
@@ -64,6 +70,8 @@ def test_damaged_tensors_are_refused(name, value):
         Sessions.from_tensors(tensors)
 
 
-def test_a_negative_pause_is_refused():
-    with pytest.raises(ValueError, match="-1"):
+def test_cuts_that_leave_nothing_are_refused():
+    with pytest.raises(ValueError, match="gap_ms is -1"):
         cut_sessions(from_histories([], num_rows=2), gap_ms=-1)
+    with pytest.raises(ValueError, match="longest is 1"):
+        cut_sessions(from_histories([], num_rows=2), longest=1)

@@ -14,8 +14,9 @@ from ouzel.retrieval.popular import PopularityWindow, popular_scores
 from ouzel.retrieval.topk import top_k
 from ouzel.retrieval.vmis import VMISkNN
 
-RECENT_WINDOW_MS = 30 * 24 * 3600 * 1000
-"""Thirty days: what "recent" means to the recent-popularity baseline."""
+RECENT_WINDOW_MS = 7 * 24 * 3600 * 1000
+"""A week: what "recent" means to the recent-popularity baseline. On validation events of ML-1M the
+best of 1, 3, 7, 14 and 30 days by recall@10, on those of MovieTweetings the second, close behind."""
 
 
 def popular_scorer(train: Interactions) -> Scorer:

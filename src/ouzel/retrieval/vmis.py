@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import Interactions
-from ouzel.retrieval.sessions import Sessions, cut_sessions
+from ouzel.retrieval.sessions import LONGEST, PAUSE_MS, Sessions, cut_sessions
 from ouzel.retrieval.topk import top_k
 from ouzel.retrieval.types import Candidates, Query
 
@@ -73,13 +73,16 @@ class VMISkNN:
 
     @classmethod
     def fit(
-        cls, x: Interactions, config: VMISConfig | None = None, *, gap_ms: int | None = None
+        cls,
+        x: Interactions,
+        config: VMISConfig | None = None,
+        *,
+        gap_ms: int = PAUSE_MS,
+        longest: int = LONGEST,
     ) -> Self:
-        """Return the index of `x`, its histories cut into sessions at pauses over `gap_ms`.
-
-        `gap_ms` None takes every history as one session.
-        """
-        return cls(cut_sessions(x, gap_ms=gap_ms), config or VMISConfig())
+        """Return the index of `x`, its histories cut into sessions as `cut_sessions` does."""
+        sessions = cut_sessions(x, gap_ms=gap_ms, longest=longest)
+        return cls(sessions, config or VMISConfig())
 
     @property
     def num_rows(self) -> int:
