@@ -48,3 +48,7 @@ class Histories:
         self._rows[user, count] = row
         self._counts[user] = count + 1
         fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the lock file."""
+        self._lock.close()

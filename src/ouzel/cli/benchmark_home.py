@@ -88,21 +88,21 @@ def random_origin(*, seed: int) -> Origin:
     """Return preset S with random weights over clusters. Needs the `train` extra."""
     import torch
 
-    from ouzel.compression.export import export_graphs
+    from ouzel.compression.export import export_graphs, graph_signatures
     from ouzel.models.sequence.esasrec import PRESETS, ESASRec
 
     torch.manual_seed(seed)
     config = PRESETS["S"]
+    graphs = export_graphs(ESASRec(config, num_rows=2))
     fields = {
         "model": "ESASRec (random weights)",
         "config": dataclasses.asdict(config),
         "features": {},
-        "graphs": {},
+        "graphs": graph_signatures(graphs),
         "parent": None,
         "seed": seed,
         "versions": {"torch": str(torch.__version__)},
     }
-    graphs = export_graphs(ESASRec(config, num_rows=2))
     parents_PD = cluster_centres(NUM_PARENTS, config.dim, seed=seed)
     return Origin(graphs, parents_PD, None, fields, skew=1.0)
 

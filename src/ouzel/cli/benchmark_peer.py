@@ -78,7 +78,8 @@ def _environment(name: str, requirements: Path) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         index = os.environ.get("TORCH_INDEX")
         extra = ["--extra-index-url", index] if index else []
-        install = [str(python), "-m", "pip", "install", "-q", *extra, "-r", str(requirements)]
+        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *extra]
+        install += ["-r", str(requirements)]
         if subprocess.run(install, check=False).returncode != 0:
             raise ValueError(f"pip could not install {requirements}: see its words above")
         done.touch()

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +53,9 @@ def warm(port: int, user_ids: Sequence[str]) -> None:
     """
 
     def ask_all(start: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60.0)
-        for user_id in reversed(user_ids[start::WARM_CONNECTIONS]):
-            _ask(connection, user_id)
-        connection.close()
+        with _connected(port) as connection:
+            for user_id in reversed(user_ids[start::WARM_CONNECTIONS]):
+                _ask(connection, user_id)
 
     with ThreadPoolExecutor(WARM_CONNECTIONS) as pool:
         list(pool.map(ask_all, range(WARM_CONNECTIONS)))
@@ -63,13 +63,12 @@ def warm(port: int, user_ids: Sequence[str]) -> None:
 
 def unloaded_ms(port: int, user_ids: Sequence[str]) -> tuple[float, float]:
     """Return p50 and p99 in ms of one connection that asks back to back, nothing else running."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60.0)
     taken_ms = []
-    for user_id in user_ids[:UNLOADED_REQUESTS]:
-        began = time.perf_counter()
-        _ask(connection, user_id)
-        taken_ms.append(1000 * (time.perf_counter() - began))
-    connection.close()
+    with _connected(port) as connection:
+        for user_id in user_ids[:UNLOADED_REQUESTS]:
+            began = time.perf_counter()
+            _ask(connection, user_id)
+            taken_ms.append(1000 * (time.perf_counter() - began))
     return float(np.percentile(taken_ms, 50)), float(np.percentile(taken_ms, 99))
 
 
@@ -99,11 +98,10 @@ def sustained_row(
     row: Row = {"p99_mark_ms": p99_ms, "requests_per_s": found.requests_per_s}
     if found.result is None:
         return {**row, "trials": len(found.trials)}
-    result, latency = found.result, found.result.latency
+    result = found.result
     row |= {
-        "p50_ms": latency["recommend"].p50_ms,
-        "p99_ms": latency["recommend"].p99_ms,
-        "event_p99_ms": latency["event"].p99_ms,
+        "p50_ms": result.latency["recommend"].p50_ms,
+        "p99_ms": result.latency["recommend"].p99_ms,
         "answered_in_mark": result.within_mark,
         "degraded": result.degraded,
         "seconds": result.duration_s,
@@ -111,6 +109,8 @@ def sustained_row(
         "client_cpu_share": result.client_cpu_share,
         "trials": len(found.trials),
     }
+    if "event" in result.latency:
+        row["event_p99_ms"] = result.latency["event"].p99_ms
     if result.server is not None:
         row["rss_mb"] = result.server.rss_mb
         row["server_cpu_ms_per_request"] = result.server.cpu_ms_per_request
@@ -134,6 +134,10 @@ def visible_row(spec: LoadSpec, effort: Effort) -> Row:
             f"the load was sent {result.send_lag_p99_ms:.1f} ms late: end what else runs here"
         )
     return {**row, "background_requests_per_s": result.requests_per_s}
+
+
+def _connected(port: int) -> closing[http.client.HTTPConnection]:
+    return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60.0))
 
 
 def _ask(connection: http.client.HTTPConnection, user_id: str) -> None:
