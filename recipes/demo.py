@@ -92,7 +92,7 @@ def wait_for_interrupt() -> None:
 
 
 def play(address: str) -> None:
-    """Play a visitor: ask, click three films, ask again; print both lists and what took how long."""
+    """Play a visitor: ask, click three films, ask again; print both lists and their times."""
     visitor = {"session_id": "demo-visitor"}
     first, first_timing = recommend(address, visitor)
     clicked = first["items"][1:4]

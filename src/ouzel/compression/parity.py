@@ -1,7 +1,10 @@
 """How far what serves is from what was trained, measured on real histories before a Bundle is kept.
 
-Two promises of a Bundle: its graphs give the vectors of the torch model, and appending events one
-by one gives what encoding the whole history gives. Both within `PARITY_BOUND` in float32.
+Three promises of a Bundle: its graphs give the vectors of the torch model, appending events one by
+one gives what encoding the whole history gives, and the score graph gives the torch model's inner
+products. All within `PARITY_BOUND` in float32.
+
+Shape legend: B = histories, K = candidates, D = vector size.
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
 from ouzel.inference.encoding import HistoryEncoder
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.pool import StatePool, slot_bytes
 from ouzel.inference.states import UserStates
 from ouzel.models.protocols import SequenceEncoder
 
 PARITY_BOUND = 1e-4
-"""Largest absolute difference of a user vector's entries, the vector scaled to length 1."""
+"""Largest absolute difference of a vector's entries or a score, the user vector of length 1."""
 
 APPENDED_EVENTS = 32
 """How many of its newest events each history of the append check receives one by one."""
 
+SCORED_ITEMS = 100
 REQUEST_DELAY_MS = 3_600_000
 POOL_BYTES = 256 << 20
 
@@ -32,7 +37,8 @@ POOL_BYTES = 256 << 20
 def measure_parity(
     model: SequenceEncoder, graphs: Graphs, histories: Sequence[History]
 ) -> dict[str, float]:
-    """Return the largest differences: `export` (graphs to torch), `append` (chain to encode).
+    """Return the largest differences: `export` (graphs to torch), `append` (chain to encode),
+    `score` (graph to inner product).
 
     Raises:
         ValueError: one is above `PARITY_BOUND`: such graphs must not be served.
@@ -44,6 +50,7 @@ def measure_parity(
     bounds = {
         "export": _worst(encoded, expected),
         "append": _worst([_appended(graphs, history) for history in histories], encoded),
+        "score": _score_difference(model, graphs, encoded),
     }
     for name, bound in bounds.items():
         if not bound <= PARITY_BOUND:
@@ -80,6 +87,26 @@ def _appended(graphs: Graphs, history: History) -> NDArray[np.float32]:
     return vector
 
 
+def _score_difference(
+    model: SequenceEncoder, graphs: Graphs, queries_BD: NDArray[np.float32]
+) -> float:
+    """Return the difference of scores of a few items spread over the catalogue."""
+    candidates_K = np.unique(np.linspace(1, graphs.num_rows - 1, SCORED_ITEMS).astype(np.int64))
+    each_B = np.zeros(len(queries_BD), np.int64)
+    states = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
+    logits = graphs.score(
+        query_BD=queries_BD,
+        length_B=each_B,
+        slot_B=each_B,
+        candidates_BK=np.tile(candidates_K, (len(queries_BD), 1)),
+        vectors_ND=graphs.item(np.arange(graphs.num_rows)),
+        cache=states.cache,
+    )
+    with torch.no_grad():
+        expected = queries_BD @ model.item_vectors().numpy()[candidates_K].T
+    return _worst(logits[:, :, 0], expected, scale_B=np.linalg.norm(queries_BD, axis=1))
+
+
 def _request_ms(history: History) -> int:
     return int(history.times_ms[-1]) + REQUEST_DELAY_MS
 
@@ -87,8 +114,9 @@ def _request_ms(history: History) -> int:
 def _worst(
     found: Sequence[NDArray[np.float32]] | NDArray[np.float32],
     expected: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+    *,
+    scale_B: NDArray[np.float32] | None = None,
 ) -> float:
-    pairs = zip(found, expected, strict=True)
-    return max(
-        (float(np.abs(one - two).max() / np.linalg.norm(two)) for one, two in pairs), default=0.0
-    )
+    one, two = np.asarray(found), np.asarray(expected)
+    scale_B = np.linalg.norm(two, axis=1) if scale_B is None else scale_B
+    return float((np.abs(one - two) / scale_B[:, None]).max(initial=0.0))

@@ -126,6 +126,28 @@ class Graphs:
         }
         return np.asarray(self._run("query", feeds)[0], np.float32)
 
+    def score(
+        self,
+        *,
+        query_BD: Array,
+        length_B: Array,
+        slot_B: Array,
+        candidates_BK: Array,
+        vectors_ND: Array,
+        cache: Sequence[Array],
+    ) -> NDArray[np.float32]:
+        """Return logits (B, K, actions) of candidate rows; `cache` is read, never written."""
+        feeds: dict[str, Array] = {
+            "query": query_BD,
+            "length": length_B,
+            "slot": slot_B,
+            "candidates": candidates_BK,
+            "vectors": vectors_ND,
+            "keys": cache[-2],
+            "values": cache[-1],
+        }
+        return np.asarray(self._run("score", feeds)[0], np.float32)
+
     def item(self, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the output-side vectors (M, D) that the model gives catalogue rows."""
         return np.asarray(self._run("item", {"rows": rows_M, "table": self.table_ND})[0])

@@ -118,15 +118,16 @@ class StatePool:
         """Return the hash of the history that the user's state was made from."""
         return self._hashes[self._slots[user]]
 
-    def take(self, user: int) -> int:
-        """Return a slot for a user who is not here, evicting the least recently used if full."""
+    def take(self, user: int) -> tuple[int, int | None]:
+        """Return a slot for a user who is not here, and who had to give way for it, if anyone."""
+        evicted = None
         if not self._free:
-            _, slot = self._slots.popitem(last=False)
+            evicted, slot = self._slots.popitem(last=False)
             self._free.append(slot)
             self.evictions += 1
         slot = self._free.pop()
         self._slots[user] = slot
-        return slot
+        return slot, evicted
 
     def release(self, user: int) -> None:
         """Forget the user's state, if there is one."""

@@ -180,9 +180,16 @@ class UserStates:
             ]
             histories = [(user, history) for user, history in histories if len(history)]
             if histories:
-                slots = [self.pool.take(user) for user, _ in histories]
+                slots = [self._take(user) for user, _ in histories]
                 encode_into(self._graphs, self.pool, slots, [known for _, known in histories])
                 self.stats.rebuilds += len(histories)
+
+    def _take(self, user: int) -> int:
+        slot, evicted = self.pool.take(user)
+        if evicted is not None:
+            # What was noted for them is in the log, from which their next state is made.
+            self._pending.pop(evicted, None)
+        return slot
 
     def _difference(self, slot: int, history: History) -> float:
         """Return how far `slot` is from a fresh encode, over everything an answer reads.

@@ -47,11 +47,6 @@ class Home:
         Raises:
             ValueError: nothing was trained into this folder, or the Bundle is damaged.
         """
-        if not (self.root / "current").exists():
-            raise ValueError(
-                f"{self.root} holds no trained model; make one with "
-                f"`ouzel train --data PATH --out {self.root}`"
-            )
         return load_bundle(self.store().current())
 
     def measured(self) -> Bundle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,21 +35,16 @@ class Recommender:
 
     Without `home` it lives in a temporary folder, until `save` copies it elsewhere.
 
-    >>> import polars as pl
-    >>> events = pl.DataFrame({
-    ...     "user_id": [f"u{n % 20}" for n in range(200)],
-    ...     "item_id": [f"i{n % 7}" for n in range(200)],
-    ...     "timestamp": list(range(1_700_000_000, 1_700_000_200)),
-    ... })
-    >>> recommender = Recommender().fit(events, minutes=0.01)
-    >>> recommender.recommend(["u1"], k=2).columns
-    ['user_id', 'item_id', 'score', 'rank', 'source']
+    >>> Recommender("no-such-folder").recommend(["u1"])
+    Traceback (most recent call last):
+    ...
+    ValueError: no-such-folder has no model yet: run `ouzel train --data PATH --out no-such-folder`
     """
 
     def __init__(self, home: Path | str | None = None) -> None:
-        self._temporary = None if home else tempfile.TemporaryDirectory(prefix="ouzel-")
-        root = Path(home) if home else Path(self._temporary.name)  # type: ignore[union-attr]
-        self.home = Home(root)
+        self.home = Home(Path(home) if home else Path(tempfile.mkdtemp(prefix="ouzel-")))
+        if home is None:
+            weakref.finalize(self, shutil.rmtree, self.home.root, ignore_errors=True)
         self._answering: _Answering | None = None
 
     def fit(self, events: Any, **options: Any) -> Self:

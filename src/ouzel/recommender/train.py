@@ -102,7 +102,7 @@ def fit_split(
     home: Home, split: Split, options: TrainOptions, progress: Progress
 ) -> tuple[ESASRec, FitResult]:
     """Return a model fitted on the training part, stopped early by the validation part."""
-    model = _new_model(split.train, options)
+    model = _untrained_model(split.train, options)
     window = model.config.window
     settings = _settings(split.train, options)
     validate = None
@@ -149,7 +149,7 @@ def _refit(
 ) -> Bundle:
     """Return the Bundle of a model trained on everything, for as long as was best before."""
     progress.say(f"Training again on all events, for {first.best_epoch} epochs")
-    model = _new_model(interactions, options)
+    model = _untrained_model(interactions, options)
     settings = replace(_settings(interactions, options), epochs=first.best_epoch)
     fit(
         model,
@@ -179,7 +179,7 @@ def _refit(
     return publish(home, exported, interactions, provenance)
 
 
-def _new_model(interactions: Interactions, options: TrainOptions) -> ESASRec:
+def _untrained_model(interactions: Interactions, options: TrainOptions) -> ESASRec:
     torch.manual_seed(options.seed)
     return ESASRec(PRESETS[options.preset], interactions.num_rows)
 

@@ -1,0 +1,58 @@
+"""A small model with lively weights, its graphs, and random histories, shared by many tests."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ouzel.compression.export import export_graphs
+from ouzel.events.interactions import History
+from ouzel.features.batches import pad_histories
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
+
+NUM_ROWS = 40
+WINDOW = 8
+START_MS = 1_600_000_000_000
+
+
+def tiny_model(*, timed: bool = True, num_layers: int = 2) -> ESASRec:
+    torch.manual_seed(7)
+    config = ESASRecConfig(
+        dim=16, num_layers=num_layers, num_heads=2, window=WINDOW, timed=timed, dropout=0.1
+    )
+    model = ESASRec(config, NUM_ROWS).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@cache
+def tiny_files(*, timed: bool = True) -> dict[str, bytes]:
+    return export_graphs(tiny_model(timed=timed))
+
+
+@cache
+def tiny_graphs(*, timed: bool = True) -> Graphs:
+    table = tiny_model(timed=timed).items.weight.detach().numpy().copy()
+    return Graphs(tiny_files(timed=timed), table)
+
+
+def random_history(rng: np.random.Generator, length: int) -> History:
+    times = START_MS + np.cumsum(rng.integers(0, 90_000_000, length))
+    return History(rng.integers(1, NUM_ROWS, length).astype(np.int32), times.astype(np.int64))
+
+
+def oracle(model: ESASRec, history: History, now_ms: int) -> NDArray[np.float64]:
+    """Return the user vector of the whole history in float64, from scratch."""
+    exact = ESASRec(model.config, NUM_ROWS).double().eval()
+    exact.load_state_dict(model.state_dict())
+    padded = pad_histories([history])
+    requests = padded.times_BL.copy()
+    requests[0, -1] = now_ms
+    with torch.no_grad():
+        inputs = map(torch.from_numpy, (padded.rows_BL, padded.times_BL, requests))
+        return exact(*inputs)[0, -1].numpy()
