@@ -154,6 +154,17 @@ def test_a_visitor_is_a_session_and_clicks_a_found_item(page: Page, server: Serv
     assert_well_behaved(page, base)
 
 
+def test_popular_items_are_offered_until_something_is_searched(page: Page, server: Server) -> None:
+    base, _ = server
+    opened(page, base)
+    page.wait_for(f"{text('#search-note')} === 'Popular here'")
+    assert page.evaluate("document.querySelectorAll('#found button').length") == 16
+    page.evaluate("document.getElementById('query').focus()")
+    page.type("no such title")
+    page.wait_for(f"{text('#search-note')} === 'Nothing by that title'")
+    assert page.evaluate("document.querySelectorAll('#found button').length") == 0
+
+
 def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
     base, fake = server
     opened(page, base)

@@ -379,13 +379,14 @@ async function guarded(work) {
 
 let newestSearch = 0;
 
+/** Show the items whose title holds `query`; the popular ones, if it is empty. */
 async function search(query) {
   const ours = ++newestSearch;
-  if (!query) return showFound([], "");
   const { reply } = await call(`/v1/items?query=${encodeURIComponent(query)}&limit=20`);
   if (ours !== newestSearch) return; // a later search has overtaken this one
   const count = reply.items.length;
-  showFound(reply.items, count ? `${count}${count === 20 ? " or more" : ""} found` : "Nothing by that title");
+  const found = count ? `${count}${count === 20 ? " or more" : ""} found` : "Nothing by that title";
+  showFound(reply.items, query ? found : "Popular here");
 }
 
 function showFound(items, note) {
@@ -419,7 +420,8 @@ async function begin() {
   await guarded(async () => {
     users = await listUsers();
   });
-  if (!byId("key-form").hidden) return;
+  if (!byId("key-form").hidden) return undefined;
+  guarded(() => search(""));
   if (!users.length) return startVisitor();
   byId("user").value = users[0];
   return startUser(users[0]);
