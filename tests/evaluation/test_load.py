@@ -133,7 +133,7 @@ def test_a_wrong_pid_is_an_error(planted, good):
 
 def test_a_spec_that_is_no_spec_exits_1(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b'{"rate": 0}')))
-    assert load.main() == 1
+    assert load._main() == 1
     assert "host" in capsys.readouterr().err
 
 

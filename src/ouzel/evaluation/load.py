@@ -42,6 +42,11 @@ def run_load(spec: LoadSpec) -> LoadResult:
 
     Raises:
         ValueError: the server cannot be reached, or the generator could not do its run.
+
+    >>> spec = LoadSpec(host="127.0.0.1", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
+    >>> run_load(spec)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: load run failed (exit 1): cannot reach 127.0.0.1:1 ...: is the server running?
     """
     limit_s = spec.warmup_s + spec.duration_s + spec.timeout_s + 60
     try:
@@ -61,7 +66,12 @@ def run_load(spec: LoadSpec) -> LoadResult:
 
 
 def held(result: LoadResult) -> bool:
-    """Return whether the run is valid and 99.9% of it was answered well within `mark_ms`."""
+    """Return whether the run is valid and 99.9% of it was answered well within `mark_ms`.
+
+    >>> from types import SimpleNamespace
+    >>> held(SimpleNamespace(void=False, within_mark=0.998))
+    False
+    """
     return not result.void and result.within_mark >= HELD_SHARE
 
 
@@ -80,6 +90,12 @@ def sustained(
 
     Raises:
         ValueError: `p99_ms`, `search_s` or `precision` is not positive; or as `run_load`.
+
+    >>> from types import SimpleNamespace
+    >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
+    >>> server = lambda asked: SimpleNamespace(void=False, within_mark=float(asked.rate < 100))
+    >>> 95 < sustained(spec, p99_ms=10, run=server).requests_per_s < 100
+    True
     """
     for name, value in (("p99_ms", p99_ms), ("search_s", search_s), ("precision", precision)):
         if value <= 0:
@@ -118,7 +134,7 @@ def _bracket(holds: Callable[[float], bool], start: float) -> tuple[float, float
     return 0.0, rate
 
 
-def main() -> int:
+def _main() -> int:
     """Run the spec on standard input, write the result to standard output, return the exit code."""
     try:
         spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)
@@ -148,4 +164,4 @@ def _go_first() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

@@ -275,6 +275,12 @@ def drive(spec: LoadSpec, plan: Plan) -> LoadResult:
     Raises:
         OSError: the server cannot be reached.
         ValueError: the spec's `pid` is no process, or the run was too short.
+
+    >>> from ouzel.evaluation.load_spec import make_plan
+    >>> spec = LoadSpec(host="127.0.0.1", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
+    >>> drive(spec, make_plan(spec))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ConnectionError: cannot reach 127.0.0.1:1 ...: is the server running?
     """
     generator = Generator(spec, plan)
     gc.collect()

@@ -96,6 +96,13 @@ def summarise(
 
     Raises:
         ValueError: no request counts: the run was too short for its rate.
+
+    >>> spec = LoadSpec(host="h", port=1, rate=2, users=["u"], event_share=0, miss_share=0)
+    >>> two = np.zeros(2)
+    >>> record = Record(two, two + 0.001, np.array([200, 500]), two > 0, two > 0)
+    >>> kinds = np.zeros(2, np.int8)
+    >>> summarise(spec, record, kinds, two == 0, client_cpu_share=0.1, server=None).statuses
+    {'200': 1, '500': 1}
     """
     if not counted_R.any():
         raise ValueError(
