@@ -123,9 +123,10 @@ class EventLog:
             numbers = log_import.import_names(self._writer, batch, columns, items)
         added = 0
         for span in log_import.spans_of(len(columns), progress):
-            records = log_import.records_of(columns, source_digest, numbers, span)
             with self._transaction():
-                added += log_import.insert_chunk(self._writer, records)
+                added += log_import.insert_chunk(
+                    self._writer, columns, source_digest, numbers, span
+                )
         return ImportCounts(
             added,
             len(columns) - added,

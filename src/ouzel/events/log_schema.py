@@ -71,22 +71,22 @@ def open_writer(path: Path, synchronous: str) -> sqlite3.Connection:
     """
     if synchronous not in _SYNCHRONOUS:
         raise ValueError(f"synchronous {synchronous!r}: use one of {', '.join(_SYNCHRONOUS)}")
-    connection = _connect(path)
     try:
-        _check_version(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA cache_size = -65536")
-        _create(connection)
+        connection = _connect(path)
+        try:
+            _check_version(connection, path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("PRAGMA cache_size = -65536")
+            _create(connection)
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.DatabaseError as error:
-        connection.close()
         raise ValueError(
             f"{path} cannot be opened as an event log ({error}): check the path, or restore a copy"
         ) from error
-    except ValueError:
-        connection.close()
-        raise
     return connection
 
 
