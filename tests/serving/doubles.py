@@ -140,7 +140,7 @@ def make_engine(home: Path, *, synchronous: str = "FULL") -> Engine:
             stages=[
                 EncodeUser(states),
                 SearchIndex(ExactIndex(np.eye(NUM_ROWS, dtype=np.float32))),
-                FillFrom(neighbours, optional=True),
+                FillFrom(neighbours, needs_history=True, optional=True),
                 FillFrom(popular),
                 DropForbidden(),
                 TopK(),

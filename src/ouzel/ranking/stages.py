@@ -119,13 +119,24 @@ class SearchIndex(Stage):
 
 
 class FillFrom(Stage):
-    """Tops up each list that is still short of k with the candidates of one source."""
+    """Tops up each list that is still short of k with the candidates of one source.
+
+    A source that `needs_history` is not asked about those who have none.
+    """
 
     kind: Kind = "source"
 
-    def __init__(self, source: Source, *, optional: bool = False, budget_ms: float = 20.0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        needs_history: bool = False,
+        optional: bool = False,
+        budget_ms: float = 20.0,
+    ) -> None:
         self.name = source.name
         self.source = source
+        self.needs_history = needs_history
         self.optional = optional
         self.budget_ms = budget_ms
 
@@ -135,7 +146,7 @@ class FillFrom(Stage):
         return work.with_found([self._filled(query, found) for query, found in pairs])
 
     def _filled(self, query: Query, found: Candidates) -> Candidates:
-        if len(found) >= query.k:
+        if len(found) >= query.k or (self.needs_history and not len(query.history)):
             return found
         more = self.source.candidates(query, query.k)
         if len(found):

@@ -87,7 +87,7 @@ def _stages(bundle: Bundle, states: UserStates, popular: Source) -> list[Stage]:
     return [
         EncodeUser(states),
         SearchIndex(ExactIndex(vectors_ND), with_bias=bias_N is not None),
-        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), optional=True),
+        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
         FillFrom(popular),
         DropForbidden(),
         TopK(),

@@ -153,8 +153,9 @@ def to_event(sent: EventIn, now_ms: int) -> Event | FieldError:
         detail = f"{sent.timestamp} is more than 5 minutes ahead of the server: set the clock"
         return FieldError("timestamp", "in_the_future", detail)
     for name, nested in (("context", sent.context), ("properties", sent.properties)):
-        if nested is not None and not is_shallow(nested):
-            return FieldError(name, "too_deep", f"it nests over {MAX_DEPTH} levels: flatten it")
+        fault = check_nested(name, nested)
+        if fault is not None:
+            return fault
     event_id = sent.event_id if sent.event_id is not None else os.urandom(16).hex()
     made = _impression if sent.event == "impression" else _interaction
     event = made(sent, event_id, timestamp_ms)
@@ -230,24 +231,25 @@ def _interaction(sent: EventIn, event_id: str, timestamp_ms: int) -> Interaction
 
 def _storable(event: Interaction | Impression) -> Event | FieldError:
     try:
-        check_event(event)
-        if event.context is not None or getattr(event, "properties", None) is not None:
-            msgspec.json.encode(event)
-    except UnicodeEncodeError:
-        return FieldError("context", "invalid", "a text in it is not valid Unicode: send UTF-8")
+        return check_event(event)
     except ValueError as error:
         return FieldError(str(error).partition(" ")[0], "invalid", str(error))
-    return event
 
 
-def is_shallow(value: Any, levels: int = MAX_DEPTH) -> bool:
-    """Return whether decoded JSON nests at most `levels` deep.
+def check_nested(name: str, value: dict[str, Any] | None) -> FieldError | None:
+    """Return what keeps free JSON from being stored, None if nothing does.
 
-    >>> is_shallow({"a": [1]}, 2), is_shallow({"a": [1]}, 1)
-    (True, False)
+    >>> check_nested("context", {"page": "home"}) is None
+    True
     """
+    if value is None or _is_shallow(value, MAX_DEPTH):
+        return None
+    return FieldError(name, "too_deep", f"it nests over {MAX_DEPTH} levels: flatten it")
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
     if isinstance(value, dict):
-        return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value.values())
+        return levels > 0 and all(_is_shallow(inner, levels - 1) for inner in value.values())
     if isinstance(value, list):
-        return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value)
+        return levels > 0 and all(_is_shallow(inner, levels - 1) for inner in value)
     return True

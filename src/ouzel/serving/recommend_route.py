@@ -14,7 +14,7 @@ from ouzel.retrieval.types import Candidates, Query
 from ouzel.serving.answers import Answer
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
-from ouzel.serving.ingest import MAX_DEPTH, is_shallow
+from ouzel.serving.ingest import check_nested
 from ouzel.serving.problem import DECODE_ERRORS, FieldError, field_error, invalid, undecodable
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import (
@@ -94,9 +94,9 @@ def _check(request: RecommendRequest) -> None:
     _check_ids(("user_id", request.user_id), ("session_id", request.session_id))
     for name, item_ids in (("items", request.items), ("exclude_items", request.exclude_items)):
         _check_ids(*((f"{name}[{place}]", item_id) for place, item_id in enumerate(item_ids)))
-    if request.context is not None and not is_shallow(request.context):
-        detail = f"it nests over {MAX_DEPTH} levels: flatten it"
-        raise invalid([FieldError("context", "too_deep", detail)])
+    fault = check_nested("context", request.context)
+    if fault is not None:
+        raise invalid([fault])
 
 
 def _check_ids(*named: tuple[str, str | None]) -> None:

@@ -2,7 +2,8 @@
 
 A thread owns all writing. It takes what waits in its queue, appends it in one transaction
 (group commit; at once when idle) and only then answers. Impressions ride along: nobody waits for
-them, so alone they linger a moment and share a commit.
+them, so they gather for a moment and share a commit. Waking the thread for each of them would
+cost more than answering does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_WAITING_EVENTS = 100_000
 """Events that may wait for the disk; more are refused, so that memory stays bounded."""
 
 LINGER_SECONDS = 0.05
-"""How long impressions may wait for company before they are committed alone."""
+"""How long impressions may gather before they are committed without other events."""
 
 
 class Written(Protocol):
@@ -107,6 +108,8 @@ class LogWriter:
         self.submitted = 0
         self.settled = 0
         self._accepting = False
+        self._gathered: list[Event] = []
+        self._flushing: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.failure: str | None = "the writer is not running"
@@ -125,6 +128,7 @@ class LogWriter:
         """Write what waits, then stop the thread."""
         if self._thread is None:
             return
+        self._flush()
         self._accepting = False
         self.failure = "the server is stopping"
         self._queue.put(None)
@@ -142,16 +146,31 @@ class LogWriter:
         if self.waiting + len(events) > MAX_WAITING_EVENTS:
             raise NotDurableError(f"{self.waiting} events wait for the disk: try again later")
         future = asyncio.get_running_loop().create_future()
+        # What was shown before goes into the log before what was done with it.
+        self._flush()
         self._put(events, future)
         receipts: Sequence[Written] = await future
         return receipts
 
     def append_later(self, event: Event) -> None:
         """Write `event` soon without waiting; dropped and counted when the log cannot keep up."""
-        if not self._accepting or self.waiting >= MAX_WAITING_EVENTS:
+        if self._loop is None or not self._accepting or self.waiting >= MAX_WAITING_EVENTS:
             self.stats.dropped += 1
-        else:
-            self._put((event,), None)
+            return
+        self.waiting += 1
+        self._gathered.append(event)
+        if self._flushing is None:
+            self._flushing = self._loop.call_later(LINGER_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        """Hand the gathered impressions to the thread."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self.waiting -= len(gathered)
+            self._put(gathered, None)
 
     def _put(
         self, events: Sequence[Event], future: asyncio.Future[Sequence[Written]] | None
@@ -172,28 +191,17 @@ class LogWriter:
         """Return the jobs of the next commit, and whether the writer is to stop after it."""
         jobs: list[_Job] = []
         count = 0
-        urgent = False
-        until = 0.0
-        while count < MAX_COMMIT_EVENTS:
-            try:
-                job = self._next(linger=bool(jobs) and not urgent, first=not jobs, until=until)
-            except queue.Empty:
-                return jobs, False
-            if job is None:
-                return jobs, True
-            if not jobs:
-                until = time.monotonic() + LINGER_SECONDS
+        job = self._queue.get()
+        while job is not None:
             jobs.append(job)
             count += len(job.events)
-            urgent = urgent or job.future is not None
-        return jobs, False
-
-    def _next(self, *, linger: bool, first: bool, until: float) -> _Job | None:
-        if first:
-            return self._queue.get()
-        if linger:
-            return self._queue.get(timeout=max(0.0, until - time.monotonic()))
-        return self._queue.get_nowait()
+            if count >= MAX_COMMIT_EVENTS:
+                return jobs, False
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return jobs, False
+        return jobs, True
 
     def _commit(self, jobs: list[_Job]) -> None:
         events = [event for job in jobs for event in job.events]
@@ -201,6 +209,11 @@ class LogWriter:
         try:
             receipts = self._log.append(events)
         except Exception as error:
+            if len(jobs) > 1 and isinstance(error, ValueError | TypeError | ArithmeticError):
+                # Not the disk but an event is at fault: its company must not suffer.
+                for job in jobs:
+                    self._commit([job])
+                return
             logger.exception("%d events could not be written", len(events))
             self._report(self._failed, jobs, f"the event log cannot be written: {error}")
             return
@@ -231,7 +244,7 @@ class LogWriter:
         for job in jobs:
             self._settle(job)
             if job.future is None:
-                self.stats.dropped += 1
+                self.stats.dropped += len(job.events)
             elif not job.future.done():
                 job.future.set_exception(NotDurableError(reason))
 
