@@ -137,7 +137,7 @@ def test_a_spec_that_is_no_spec_exits_1(monkeypatch, capsys):
     assert "host" in capsys.readouterr().err
 
 
-def fake_runs(capacity, *, void_at=()):
+def fake_runs(capacity, *, void_at=(), long_share=0.9):
     """Return a `run` whose server holds `capacity` requests per second, and the rates tried."""
     tried = []
     template = msgspec.convert(
@@ -152,8 +152,8 @@ def fake_runs(capacity, *, void_at=()):
 
     def run(spec):
         tried.append((spec.rate, spec.duration_s, spec.mark_ms))
-        # A long run meets what a short one may miss: it holds a tenth less.
-        limit = capacity * (0.9 if spec.duration_s > 10 else 1.0)
+        # A long run meets what a short one may miss: it holds less.
+        limit = capacity * (long_share if spec.duration_s > 10 else 1.0)
         return msgspec.structs.replace(
             template,
             rate=spec.rate,
@@ -169,8 +169,16 @@ def test_bisection_finds_the_planted_capacity_and_confirms_it(start):
     run, tried = fake_runs(1234.0)
     found = sustained(spec_of(1, rate=start, duration_s=30.0), p99_ms=7.0, run=run)
     assert 1234 * 0.9 / 1.1 <= found.requests_per_s <= 1234 * 0.9
-    assert tried[-1] == (found.requests_per_s, 30.0, 7.0)
-    assert found.result is found.trials[-1] and len(found.trials) == len(tried)
+    assert (found.requests_per_s, 30.0, 7.0) in tried
+    assert found.result.rate == found.requests_per_s and held(found.result)
+    assert len(found.trials) == len(tried)
+
+
+def test_a_long_run_that_holds_far_less_is_found_in_few_runs():
+    run, tried = fake_runs(10_000.0, long_share=0.2)
+    found = sustained(spec_of(1, rate=9000.0, duration_s=30.0), p99_ms=7.0, run=run)
+    assert 2000 / 1.06 <= found.requests_per_s <= 2000
+    assert len([1 for _, duration_s, _ in tried if duration_s == 30.0]) < 15
 
 
 def test_a_void_run_is_tried_again_and_never_counts():

@@ -85,8 +85,8 @@ def sustained(
 ) -> Sustained:
     """Return the highest rate at which 99.9% are answered within `p99_ms`, by bisection.
 
-    The search starts from `spec.rate` with runs of `search_s`; the rate found is then held for
-    `spec.duration_s`, and lowered by `precision` until it is. A void run is tried once more.
+    The search starts from `spec.rate` with runs of `search_s`, within `precision`; it goes on from
+    the rate found, downwards, with runs of `spec.duration_s`. A void run is tried once more.
 
     Raises:
         ValueError: `p99_ms`, `search_s` or `precision` is not positive; or as `run_load`.
@@ -102,22 +102,40 @@ def sustained(
             raise ValueError(f"{name} is {value}: give a positive number")
     trials: list[LoadResult] = []
 
-    def trial(rate: float, duration_s: float) -> bool:
+    def holds(rate: float, duration_s: float) -> bool:
         asked = msgspec.structs.replace(spec, rate=rate, duration_s=duration_s, mark_ms=p99_ms)
         trials.append(run(asked))
         if trials[-1].void:
             trials.append(run(asked))
         return held(trials[-1])
 
-    low, high = _bracket(lambda rate: trial(rate, search_s), spec.rate)
+    low, high = _bracket(lambda rate: holds(rate, search_s), spec.rate)
+    guess = _bisect(lambda rate: holds(rate, search_s), low, high, precision)
+    searched = len(trials)
+    low, high = _descend(lambda rate: holds(rate, spec.duration_s), guess, precision)
+    rate = _bisect(lambda rate: holds(rate, spec.duration_s), low, high, precision)
+    # Rates that hold only rise from one to the next, so the last of them is the answer.
+    result = next((trial for trial in reversed(trials[searched:]) if held(trial)), None)
+    return Sustained(requests_per_s=rate, result=result, trials=trials)
+
+
+def _bisect(holds: Callable[[float], bool], low: float, high: float, precision: float) -> float:
+    """Return a rate that holds, less than `precision` below one that does not."""
     while low > 0 and high > low * (1 + precision):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if trial(middle, search_s) else (low, middle)
-    while low >= LOWEST_RATE:
-        if trial(low, spec.duration_s):
-            return Sustained(requests_per_s=low, result=trials[-1], trials=trials)
-        low /= 1 + precision
-    return Sustained(requests_per_s=0.0, result=None, trials=trials)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _descend(holds: Callable[[float], bool], start: float, precision: float) -> tuple[float, float]:
+    """Return a rate that holds (0: none does), `start` if it can, and the last that did not."""
+    rate = high = start
+    step = 1 + precision
+    while rate >= LOWEST_RATE:
+        if holds(rate):
+            return rate, high
+        rate, high, step = rate / step, rate, step * step
+    return 0.0, high
 
 
 def _bracket(holds: Callable[[float], bool], start: float) -> tuple[float, float]:
