@@ -51,7 +51,7 @@ def read_movielens_csv(path: Path) -> Raw:
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = Path(folder.name, "ratings.csv")
-    >>> size = path.write_text("userId,movieId,rating,timestamp\\n1,31,2.5,1260759144\\n")
+    >>> size = path.write_text("userId,movieId,rating,timestamp\\n7,9,2.5,1300000000\\n")
     >>> read_movielens_csv(path).recognised
     'MovieLens ratings.csv'
     >>> folder.cleanup()
@@ -81,7 +81,7 @@ def read_movielens_100k(path: Path) -> Raw:
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = Path(folder.name, "u.data")
-    >>> size = path.write_text("196\\t242\\t3\\t881250949\\n")
+    >>> size = path.write_text("7\\t9\\t3\\t900000000\\n")
     >>> read_movielens_100k(path).recognised
     'MovieLens 100K u.data'
     >>> folder.cleanup()

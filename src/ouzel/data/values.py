@@ -26,8 +26,10 @@ def id_text(name: str, kind: pl.DataType) -> pl.Expr:
     """
     if kind.is_float():
         # Integers that became floats because a row was missing: 12.0 means 12.
-        whole = pl.col(name).cast(pl.Int64, strict=False)
-        return pl.when(whole == pl.col(name)).then(whole.cast(pl.String))
+        column = pl.col(name).fill_nan(None)
+        whole = column.cast(pl.Int64, strict=False)
+        text = pl.when(whole == column).then(whole.cast(pl.String))
+        return text.otherwise(column.cast(pl.String))
     if kind.is_nested() or kind == pl.Binary:
         raise ValueError(f"{name} has type {kind}, which is no id: map another column")
     return pl.col(name).cast(pl.String)
