@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def main() -> None:
     result = {
         "command": f"python benchmarks/data.py --rows {given.rows} --seed {given.seed}",
         "commit": commit(),
-        "machine": machine(),
+        "machine": machine() | {"load_average": os.getloadavg()[0]},
         "versions": versions(),
         "seed": given.seed,
         "mark": MARK,
