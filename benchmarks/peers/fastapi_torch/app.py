@@ -156,6 +156,8 @@ def main() -> None:
         log_level="warning",
         loop="uvloop",
         http="httptools",
+        # a worker that loads torch on busy cores is slow to answer its parent, not dead
+        timeout_worker_healthcheck=120,
     )
     socket = config.bind_socket()
     options.port_file.write_text(str(socket.getsockname()[1]))

@@ -26,6 +26,7 @@ from ouzel.evaluation.server_process import running
 from ouzel.evaluation.serving_case import (
     FULL,
     QUICK,
+    TUNING,
     Effort,
     Row,
     load_spec,
@@ -197,7 +198,7 @@ def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row,
             row = sustained_row(spec, spent, p99_ms=RATIO_MARK_MS)
         return {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
 
-    tried = [measure(tuning, QUICK) for tuning in TUNINGS]
+    tried = [measure(tuning, QUICK if effort is QUICK else TUNING) for tuning in TUNINGS]
     fastest = max(range(len(TUNINGS)), key=lambda place: tried[place]["requests_per_s"])
     for row in tried:
         row["system"] += " (tuning)"

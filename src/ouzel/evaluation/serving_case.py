@@ -43,6 +43,7 @@ class Effort:
 
 
 FULL = Effort(hold_s=30.0, search_s=5.0, precision=0.05, probes=1000)
+TUNING = Effort(hold_s=6.0, search_s=2.0, precision=0.15, probes=0)
 QUICK = Effort(hold_s=3.0, search_s=1.0, precision=0.3, probes=50)
 
 
