@@ -1,0 +1,89 @@
+"""A whole home on disk, small and untrained but real: log, exported graphs, Bundle, promotion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ouzel.bundle.bundle import write_bundle
+from ouzel.bundle.store import BundleStore
+from ouzel.events.log import EventLog
+from ouzel.events.types import Interaction, ItemUpdate
+from ouzel.retrieval.popular import popular_scores, recent_popular_scores
+from ouzel.retrieval.vmis import VMISkNN
+from tests.tiny import NUM_ROWS, START_MS, tiny_files, tiny_graphs
+
+HOUR_MS = 3_600_000
+
+
+def write_home(home: Path, *, num_users: int = 6, bias: bool = False) -> None:
+    """Make the home: users u0, u1, ... each with a history of a dozen items."""
+    home.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    with EventLog.open(home / "events.db") as log:
+        log.append(_items() + _interactions(rng, num_users))
+        interactions = log.interactions()
+        graphs = tiny_graphs()
+        items = {"vectors": graphs.item(np.arange(NUM_ROWS))}
+        if bias:
+            items["bias"] = rng.normal(size=NUM_ROWS).astype(np.float32)
+        bundle = write_bundle(
+            home / "bundles",
+            manifest_fields=_fields(log.catalog.digest(NUM_ROWS)),
+            tensors={
+                "inputs": {"table": graphs.table_ND},
+                "items": items,
+                "popular": {
+                    "scores": popular_scores(interactions),
+                    "recent": recent_popular_scores(interactions, window_ms=HOUR_MS),
+                },
+                "vmis": VMISkNN.fit(interactions).to_tensors(),
+            },
+            graphs=tiny_files(),
+        )
+    BundleStore(home).promote(bundle.digest)
+
+
+def _items() -> list[ItemUpdate]:
+    return [
+        ItemUpdate(
+            event_id=f"item-{row}",
+            timestamp_ms=row,
+            item_id=f"i{row}",
+            columns={"title": f"Film {row}"},
+        )
+        for row in range(1, NUM_ROWS)
+    ]
+
+
+def _interactions(rng: np.random.Generator, num_users: int) -> list[Interaction]:
+    # The last item occurs, so that popularity has a place for every row.
+    return [
+        Interaction(
+            event_id=f"u{user}-{place}",
+            timestamp_ms=START_MS + place * HOUR_MS,
+            item_id=f"i{row}",
+            event="view",
+            user_id=f"u{user}",
+        )
+        for user in range(num_users)
+        for place, row in enumerate([*rng.integers(1, NUM_ROWS, 12).tolist(), NUM_ROWS - 1])
+    ]
+
+
+def _fields(catalogue_digest: str) -> dict[str, object]:
+    return {
+        "model": "tiny",
+        "config": {},
+        "features": {},
+        "num_rows": NUM_ROWS,
+        "catalogue_digest": catalogue_digest,
+        "data": {"digest": "d", "cut_off_ms": None, "num_events": 1, "num_users": 1},
+        "metrics": [],
+        "graphs": {},
+        "error_bounds": {},
+        "versions": {},
+        "seed": 1,
+        "parent": None,
+    }
