@@ -51,6 +51,8 @@ def warm(port: int, user_ids: Sequence[str]) -> None:
     """Ask once for each user, the last one first, so that all states are held.
 
     Raises: ValueError if the server refuses.
+
+    >>> warm(8000, [])  # nobody to ask for: nothing is sent
     """
 
     def ask_all(start: int) -> None:
@@ -74,7 +76,15 @@ def unloaded_ms(port: int, user_ids: Sequence[str]) -> tuple[float, float]:
 
 
 def load_spec(server: ServerProcess, work: Workload, *, rate: float, seed: int) -> LoadSpec:
-    """Return the workload of the design: Zipf users, 10% events, 5% of users not in the pool."""
+    """Return the workload of the design: Zipf users, 10% events, 5% of users not in the pool.
+
+    >>> from ouzel.evaluation.workload import cluster_centres, make_workload
+    >>> centres = cluster_centres(10, 4, seed=0)
+    >>> work = make_workload(centres, num_items=300, num_live=2, num_cold=1)
+    >>> spec = load_spec(ServerProcess(port=8000, pid=1), work, rate=100.0, seed=0)
+    >>> spec.users, spec.cold_users
+    (['u0', 'u1'], ['u2'])
+    """
     users, items = work.user_ids(), work.item_ids()
     return LoadSpec(
         host="127.0.0.1",
