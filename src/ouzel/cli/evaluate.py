@@ -30,7 +30,7 @@ def command(
 
     with TrainingProgress() as progress:
         rows = evaluate_home(Home(home), progress, threads=int(usable_cores()))
-    shown = rows if json is not None else accuracy_table(rows)
-    emit(shown, json, title="Accuracy on the test part, all items ranked")
+    title = "Accuracy on the test part, all items ranked"
+    emit(rows, json, title=title, shown=accuracy_table(rows))
     if json != "-":
         typer.echo(verdict(rows))

@@ -24,11 +24,18 @@ Report = Callable[[int, int], None]
 _UNLIMITED = 100_000
 
 
-def emit(data: Rows | Mapping[str, Any], json_path: str | None, *, title: str = "") -> None:
+def emit(
+    data: Rows | Mapping[str, Any],
+    json_path: str | None,
+    *,
+    title: str = "",
+    shown: Rows | None = None,
+) -> None:
     """Print rows or one mapping as a table, and write them as JSON where `json_path` says.
 
     `json_path` is None for no JSON, "-" for JSON on stdout instead of the table, else a file. A
-    mapping with a list under "rows" prints its other fields first and then the rows.
+    mapping with a list under "rows" prints its other fields first and then the rows. `shown` are
+    the rows to print where `data` holds more than a person reads.
 
     >>> emit([{"item": "Alien", "score": 0.5}], "-")
     [
@@ -47,6 +54,8 @@ def emit(data: Rows | Mapping[str, Any], json_path: str | None, *, title: str = 
     console = _console(sys.stdout)
     if title:
         console.print(Text(_printable(title), style="bold"))
+    if shown is not None:
+        data = shown
     if not isinstance(data, Mapping):
         console.print(_table(data))
     elif isinstance(data.get("rows"), list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,8 @@ def command(
     Importing the same data again adds nothing; a training that was interrupted goes on where its
     last epoch ended.
     """
+    # A thread that spins while it waits takes the core that the other one needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ouzel.cli.column_map import column_map
     from ouzel.data.read import read
     from ouzel.recommender.home import Home
@@ -71,8 +74,8 @@ def command(
         "training_seconds": round(trained.result.seconds, 1),
         "rows": trained.rows,
     }
-    shown = result if json is not None else accuracy_table(trained.rows)
-    emit(shown, json, title=f"Accuracy on the test part ({split}), all items ranked")
+    title = f"Accuracy on the test part ({split}), all items ranked"
+    emit(result, json, title=title, shown=accuracy_table(trained.rows))
     if json != "-":
         typer.echo(verdict(trained.rows))
         typer.echo(f"Serve it: ouzel serve {out}")

@@ -77,12 +77,12 @@ def _appended(graphs: Graphs, history: History) -> NDArray[np.float32]:
     states = UserStates(
         graphs, max_bytes=POOL_BYTES, load_history=lambda user: start, version="parity"
     )
-    states.query([0], _request_ms(history))
+    vectors, _ = states.query([0], _request_ms(history))
     for row, time_ms in zip(
         history.rows[first:].tolist(), history.times_ms[first:].tolist(), strict=True
     ):
         states.observe(0, row, time_ms)
-    vectors, _ = states.query([0], _request_ms(history))
+        vectors, _ = states.query([0], _request_ms(history))
     vector: NDArray[np.float32] = vectors[0]
     return vector
 
