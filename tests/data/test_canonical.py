@@ -25,7 +25,7 @@ FAULTS = {
     "u1,b,view,978300760,four": ("rating", "four", "unparsable"),
     "u1,b\x07,view,978300760,4": ("itemID", "b\x07", "unparsable"),
     '"u1\n2",b,view,978300760,4': ("userID", "u1\n2", "unparsable"),
-    "u1,b,view,978300760": ("line", "u1,b,view,978300760", "unparsable"),
+    "u1,b,view": ("time", "", "missing"),
     "u1,b,view,978300760,4,5": ("line", "u1,b,view,978300760,4,5", "unparsable"),
     f"{'u' * 257},b,view,978300760,4": ("userID", "u" * 257, "out of range"),
     "u1,b,view,-1,4": ("time", "-1", "out of range"),
@@ -36,19 +36,23 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("between", ["", "\n", "\r\n\r\n"])
 @pytest.mark.parametrize("row", FAULTS)
-def test_each_fault_is_reported_with_line_column_value_and_remedy(tmp_path: Path, row: str) -> None:
-    path = write(tmp_path / "e.csv", HEADER + GOOD + "\n" + row + "\nu2,z,view,978300761,\n")
+def test_each_fault_is_reported_with_line_column_value_and_remedy(
+    tmp_path: Path, row: str, between: str
+) -> None:
+    path = write(tmp_path / "e.csv", HEADER + GOOD + between + row + "\nu2,z,view,978300761\n")
     dataset = read(path)
     (problem,) = dataset.report.problems
     assert (problem.column, problem.value, problem.reason) == FAULTS[row]
-    assert problem.line == 4
+    line = 3 + between.count("\n")
+    assert problem.line == line
     assert problem.remedy
     assert dataset.report.dropped == {problem.reason: 1}
     assert (dataset.report.rows_read, dataset.report.rows_kept) == (3, 2)
     assert dataset.frame["item_id"].to_list() == ["a", "z"]
-    assert f"line 4, {problem.column}" in str(problem)
-    with pytest.raises(ValueError, match=r"kept 2 of 3 rows .*: first, line 4"):
+    assert f"line {line}, {problem.column}" in str(problem)
+    with pytest.raises(ValueError, match=rf"kept 2 of 3 rows .*: first, line {line}"):
         read(path, strict=True)
 
 
@@ -79,6 +83,12 @@ def test_broken_utf8_is_one_row(tmp_path: Path) -> None:
     report = read(path).report
     assert report.dropped == {"unparsable": 1}
     assert report.problems[0].remedy == "save the file as UTF-8"
+
+
+def test_a_quote_that_never_closes_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.csv", HEADER + GOOD + '"u,b,view\n' + GOOD * 10_000)
+    with pytest.raises(ValueError, match=r"line \d+ cannot be split .*: close the quote"):
+        read(path)
 
 
 @pytest.mark.parametrize(

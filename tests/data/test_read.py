@@ -125,7 +125,7 @@ def test_movielens_csv(tmp_path: Path) -> None:
     write(path, "userId,movieId,rating,timestamp\n1,9,5,978300760\n1,9,5\n")
     dataset = read(path)
     assert dataset.report.recognised == "MovieLens ratings.csv"
-    assert dataset.report.dropped == {"unparsable": 1}
+    assert dataset.report.dropped == {"missing": 1}
     assert dataset.item_columns()["title"] == ["Alien, The"]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 
@@ -14,8 +16,17 @@ from ouzel.data.lines import first_line, open_text
 from ouzel.data.raw import LINE, Raw, project
 from ouzel.data.report import MAX_PROBLEMS, Problem
 
-_CHUNK = 100_000
+_CHUNK = 20_000
+_BROKEN_UTF8 = re.compile("[\udc80-\udcff]")  # as `surrogateescape` keeps it
 _SEPARATORS = ("\t", ",", ";", "|")
+
+
+class _Reader(Protocol):
+    """What `csv.reader` returns, which has no name to be typed by."""
+
+    line_num: int
+
+    def __iter__(self) -> Iterator[list[str]]: ...
 
 
 def read_delimited(path: Path, columns: Mapping[str, str] | None = None) -> Raw:
@@ -48,22 +59,16 @@ def read_delimited(path: Path, columns: Mapping[str, str] | None = None) -> Raw:
 
 
 def _carefully(path: Path, raw: Raw, names: Sequence[str], separator: str) -> Raw:
-    """Return the same table, with lines that have another number of columns set aside."""
+    """Return the same table, with lines that have too many columns set aside."""
     problems: list[Problem] = []
     broken = 0
-    frames = []
-    for rows, faults in _chunks(path, len(names), separator):
+    schema = dict.fromkeys(raw.columns, pl.String) | {LINE: pl.UInt32}
+    places = [names.index(name) for name in raw.columns.values()]
+    frames = [pl.DataFrame(schema=schema)]
+    for rows, faults in _chunks(path, len(names), separator, places):
         broken += len(faults)
         problems += faults[: MAX_PROBLEMS - len(problems)]
-        lines, cells = zip(*rows, strict=True) if rows else ((), ())
-        table = pl.DataFrame(
-            {
-                canonical: [row[names.index(name)] for row in cells]
-                for canonical, name in raw.columns.items()
-            },
-            schema=dict.fromkeys(raw.columns, pl.String),
-        )
-        frames.append(table.with_columns(pl.Series(LINE, lines, pl.UInt32)))
+        frames.append(pl.DataFrame(list(zip(*rows, strict=True)), schema=schema, orient="col"))
     return replace(
         raw,
         table=pl.concat(frames).lazy(),
@@ -74,33 +79,44 @@ def _carefully(path: Path, raw: Raw, names: Sequence[str], separator: str) -> Ra
 
 
 def _chunks(
-    path: Path, width: int, separator: str
-) -> Iterator[tuple[list[tuple[int, list[str]]], list[Problem]]]:
+    path: Path, width: int, separator: str, places: Sequence[int]
+) -> Iterator[tuple[list[tuple[str | int, ...]], list[Problem]]]:
+    """Yield rows, the cells at `places` and the line of each, and the lines that are none."""
     with open_text(path) as stream:
         reader = csv.reader(stream, delimiter=separator)
         next(reader)
         line = reader.line_num + 1
-        rows: list[tuple[int, list[str]]] = []
+        rows: list[tuple[str | int, ...]] = []
         faults: list[Problem] = []
-        for row in reader:
-            fault = _fault(line, row, width)
+        for row in _records(reader):
+            fault = _fault(line, row, width) if row else None
             if fault is not None:
                 faults.append(fault)
             elif row:
-                rows.append((line, row))
+                # The fast way takes what a short line lacks as empty, and so does this one.
+                row.extend([""] * (width - len(row)))
+                rows.append((*[row[place] for place in places], line))
             line = reader.line_num + 1
-            if len(rows) >= _CHUNK:
+            if len(rows) + len(faults) >= _CHUNK:
                 yield rows, faults
                 rows, faults = [], []
         yield rows, faults
 
 
+def _records(reader: _Reader) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        remedy = "close the quote that is open there"
+        raise ValueError(f"line {reader.line_num} cannot be split ({error}): {remedy}") from error
+
+
 def _fault(line: int, row: Sequence[str], width: int) -> Problem | None:
     text = ",".join(row)
-    if any("\udc80" <= letter <= "\udcff" for letter in text):
+    if not text.isascii() and _BROKEN_UTF8.search(text):
         shown = text.encode("utf-8", "surrogateescape").decode("latin-1")
         return Problem(line, "line", shown, "unparsable", "save the file as UTF-8")
-    if row and len(row) != width:
+    if len(row) > width:
         remedy = f"give it {width} fields as the header has, not {len(row)}"
         return Problem(line, "line", text, "unparsable", remedy)
     return None

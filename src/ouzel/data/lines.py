@@ -12,6 +12,8 @@ import polars as pl
 
 from ouzel.data.raw import LINE
 
+_BLOCK = 1 << 20
+
 
 def open_text(path: Path) -> TextIO:
     """Return the file as text, unzipped if its name ends in .gz; broken UTF-8 is kept apart.
@@ -76,6 +78,24 @@ def read_lines(path: Path) -> pl.DataFrame:
         raise ValueError(f"{path} is not a text file of events ({error})") from error
     text = pl.col("text").str.strip_chars_end("\r")
     return table.with_row_index(LINE, 1).with_columns(text).filter(pl.col("text") != "")
+
+
+def has_plain_lines(path: Path, count: int) -> bool:
+    """Return whether a text file has `count` lines, none of them blank.
+
+    >>> from ouzel.data.samples import movietweetings
+    >>> has_plain_lines(movietweetings() / "ratings.dat.gz", 100_000)
+    True
+    """
+    ends, tail = 0, b"\n"
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            ends += block.count(b"\n")
+            joined = tail + block
+            if b"\n\n" in joined or b"\n\r\n" in joined:
+                return False
+            tail = joined[-2:]
+    return ends + (not tail.endswith(b"\n")) == count
 
 
 def read_text(path: Path) -> str:

@@ -12,6 +12,7 @@ import polars as pl
 from ouzel.data.aliases import CANONICAL, default_event, describe, resolve
 from ouzel.data.canonical import canonical
 from ouzel.data.dataset import Dataset
+from ouzel.data.lines import has_plain_lines
 from ouzel.data.raw import Raw, project
 from ouzel.data.recognise import raw_of, source_files
 from ouzel.data.report import ReadReport
@@ -82,7 +83,7 @@ def from_arrow(
         chosen,
         default_event=default_event(chosen),
     )
-    frame, report, _ = _parse(raw)
+    frame, report = canonical(raw)
     _refuse(report, strict)
     return Dataset(frame, None, report, _frame_digest(frame))
 
@@ -91,25 +92,26 @@ def _parse_files(
     files: list[Path], columns: Mapping[str, str] | None
 ) -> tuple[pl.DataFrame, ReadReport, pl.DataFrame | None]:
     try:
-        return _parse(raw_of(files, columns))
+        raw = raw_of(files, columns)
+        frame, report = _parse(raw, files[0])
     except (pl.exceptions.PolarsError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{files[0]} cannot be read ({error}): check that the file is whole"
         ) from error
+    return frame, report, raw.items
 
 
-def _parse(raw: Raw) -> tuple[pl.DataFrame, ReadReport, pl.DataFrame | None]:
+def _parse(raw: Raw, path: Path) -> tuple[pl.DataFrame, ReadReport]:
     try:
         frame, report = canonical(raw)
     except pl.exceptions.ComputeError:
         if raw.careful is None:
             raise
-        frame, report = canonical(raw.careful())
-    else:
-        if report.dropped and raw.careful is not None:
-            # The fast way cannot tell blank lines, nor lines broken inside quotes.
-            frame, report = canonical(raw.careful())
-    return frame, report, raw.items
+        return canonical(raw.careful())
+    # The fast way cannot tell blank lines, nor lines broken inside quotes.
+    if report.dropped and raw.careful and not has_plain_lines(path, report.rows_read + 1):
+        return canonical(raw.careful())
+    return frame, report
 
 
 def _refuse(report: ReadReport, strict: bool) -> None:

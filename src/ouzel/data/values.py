@@ -70,7 +70,8 @@ def milliseconds(name: str, kind: pl.DataType, *, any_format: bool) -> pl.Expr:
     scaled = pl.when(count.abs() < _FIRST_MS).then(count * 1000).otherwise(count)
     millis = scaled.round().cast(pl.Int64, strict=False)
     if any_format and kind == pl.String:
-        return pl.coalesce(millis, *_dates(column)).alias(name)
+        # Only the texts that are no numbers are tried, for dates are slow to parse.
+        return pl.coalesce(millis, *_dates(pl.when(millis.is_null()).then(column))).alias(name)
     return millis
 
 
