@@ -35,7 +35,7 @@ def standard_stages(bundle: Bundle, states: UserStates) -> list[Stage]:
     return [
         EncodeUser(states),
         SearchIndex(ExactIndex(vectors_ND), with_bias=bias_N is not None),
-        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), optional=True),
+        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
         FillFrom(popular_sources(bundle)["popular"]),
         DropForbidden(),
         TopK(),

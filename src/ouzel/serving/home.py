@@ -1,23 +1,16 @@
-"""A home on disk as an engine: the log, the promoted Bundle, and the stages built from it."""
+"""A home on disk as an engine: the log, the promoted Bundle, and the stages of its request path."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import numpy as np
-
 from ouzel.bundle.bundle import Bundle, load_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
-from ouzel.ranking.pipeline import Stage
-from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
-from ouzel.retrieval.exact import ExactIndex
-from ouzel.retrieval.popular import PopularSource
-from ouzel.retrieval.types import Source
-from ouzel.retrieval.vmis import VMISkNN
+from ouzel.ranking.assembly import popular_sources, standard_stages
 from ouzel.serving.engine import Engine, Parts
 from ouzel.serving.visitors import Visitors
 from ouzel.serving.wire import ModelName
@@ -62,36 +55,16 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         load_history=visitors.history,
         version=bundle.version,
     )
-    scores = bundle.tensors("popular")
-    popular = {
-        "popular": PopularSource(scores["scores"]),
-        "recent": PopularSource(scores["recent"], name="recent"),
-    }
     return Parts(
         log=log,
         states=states,
-        stages=_stages(bundle, states, popular["popular"]),
-        popular=dict(popular),
+        stages=standard_stages(bundle, states),
+        popular=dict(popular_sources(bundle)),
         model=ModelName(bundle.manifest.model, bundle.version),
         num_rows=num_rows,
         visitors=visitors,
         writer=writer,
     )
-
-
-def _stages(bundle: Bundle, states: UserStates, popular: Source) -> list[Stage]:
-    items = bundle.tensors("items")
-    vectors_ND, bias_N = items["vectors"], items.get("bias")
-    if bias_N is not None:
-        vectors_ND = np.concatenate([vectors_ND, bias_N[:, None]], axis=1)
-    return [
-        EncodeUser(states),
-        SearchIndex(ExactIndex(vectors_ND), with_bias=bias_N is not None),
-        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
-        FillFrom(popular),
-        DropForbidden(),
-        TopK(),
-    ]
 
 
 def _check_catalogue(log: EventLog, bundle: Bundle) -> None:

@@ -23,7 +23,11 @@ _CLOSE = [(b"connection", b"close")]
 
 
 def timing_of(scope: Scope) -> Timing:
-    """Return the stop-watch that the frame gave this request."""
+    """Return the stop-watch that the frame gave this request.
+
+    >>> timing_of({"ouzel.timing": Timing()}).route
+    'other'
+    """
     timing: Timing = scope["ouzel.timing"]
     return timing
 
@@ -45,6 +49,11 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYT
 
     Raises:
         ProblemError: 413 over the limit, 415 if compressed, 408 if too slow, 400 if broken off.
+
+    >>> async def receive():
+    ...     return {"type": "http.request", "body": b"{}"}
+    >>> asyncio.run(read_body({"headers": []}, receive))
+    b'{}'
     """
     encoding = header(scope, b"content-encoding")
     if encoding not in (None, b"", b"identity"):
@@ -122,7 +131,14 @@ async def send_bytes(
     content_type: bytes = JSON,
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> None:
-    """Send a whole answer."""
+    """Send a whole answer.
+
+    >>> async def send(message):
+    ...     print(message.get("status") or message["body"])
+    >>> asyncio.run(send_bytes(send, b"{}"))
+    200
+    b'{}'
+    """
     start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     if headers:
         start += headers
@@ -131,7 +147,14 @@ async def send_bytes(
 
 
 async def send_problem(send: Send, problem: ProblemError) -> None:
-    """Send an error as `application/problem+json`."""
+    """Send an error as `application/problem+json`.
+
+    >>> async def send(message):
+    ...     print(message.get("status") or message["body"][-13:])
+    >>> asyncio.run(send_problem(send, ProblemError(404, "no such page")))
+    404
+    b',"errors":[]}'
+    """
     await send_bytes(
         send,
         problem.encode(),

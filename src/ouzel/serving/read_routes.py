@@ -45,7 +45,15 @@ class ReadRoute:
 
 
 async def live(engine: Engine, scope: Scope, send: Send) -> None:
-    """Answer 200 as long as the process answers at all."""
+    """Answer 200 as long as the process answers at all.
+
+    >>> import asyncio
+    >>> async def send(message):
+    ...     print(message.get("status") or message["body"])
+    >>> asyncio.run(live(None, {}, send))
+    200
+    b'{"status":"alive"}'
+    """
     await send_bytes(send, msgspec.json.encode(Live()))
 
 

@@ -129,6 +129,12 @@ def alone(home: Path) -> Iterator[None]:
 
     Raises:
         ValueError: another server has the home, or there is none.
+
+    >>> with alone(Path("no-such-home")):
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    ValueError: no-such-home is no home: make one with `ouzel train --data PATH --out no-such-home`
     """
     if not home.is_dir():
         raise ValueError(f"{home} is no home: make one with `ouzel train --data PATH --out {home}`")
