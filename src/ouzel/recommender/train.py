@@ -16,7 +16,7 @@ from ouzel.evaluation.baselines import baseline_scorers
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
 from ouzel.events.log import EventLog
-from ouzel.models.sequence.esasrec import PRESETS, ESASRec
+from ouzel.models.sequence.esasrec import PRESETS, ESASRec, ESASRecConfig
 from ouzel.recommender.evaluate import compare, split_of
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Progress, TrainOptions
@@ -28,6 +28,8 @@ STEPS_PER_EPOCH = 150
 """Small data gets small batches: about this many steps an epoch, within the bounds below."""
 
 BATCH_TOKENS = (1024, 6400)
+SPARSE_EVENTS_PER_ITEM = 50
+SPARSE_DROPOUT = 0.5
 VALIDATION_TARGETS = 4000
 EPOCHS_WITHOUT_VALIDATION = 20
 
@@ -179,9 +181,18 @@ def _refit(
     return publish(home, exported, interactions, provenance)
 
 
+def model_config(interactions: Interactions, preset: str) -> ESASRecConfig:
+    """Return the config of `preset` with dropout chosen by how much is known of each item.
+
+    Where items have few events, a model of this size learns them by heart within ten epochs.
+    """
+    sparse = len(interactions) < SPARSE_EVENTS_PER_ITEM * interactions.num_rows
+    return replace(PRESETS[preset], dropout=SPARSE_DROPOUT if sparse else PRESETS[preset].dropout)
+
+
 def _untrained_model(interactions: Interactions, options: TrainOptions) -> ESASRec:
     torch.manual_seed(options.seed)
-    return ESASRec(PRESETS[options.preset], interactions.num_rows)
+    return ESASRec(model_config(interactions, options.preset), interactions.num_rows)
 
 
 def _settings(interactions: Interactions, options: TrainOptions) -> FitSettings:

@@ -1,0 +1,191 @@
+"""The façade, end to end: what a first user does in Python and on the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ouzel import Recommender
+from ouzel.recommender.home import Home
+from ouzel.recommender.options import TrainOptions
+from tests.recommender.conftest import NUM_USERS, walks
+
+
+def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ouzel.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def home(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "home")
+
+
+def test_the_pattern_is_learned_and_beats_popularity(trained: Path) -> None:
+    rows = {row["model"]: row for row in Recommender.load(trained).evaluate()}
+    assert set(rows) == {"esasrec", "popular", "recent_popular", "vmis"}
+    assert rows["esasrec"]["num_users"] == NUM_USERS
+    assert rows["esasrec"]["ndcg@10"] > rows["popular"]["ndcg@10"] + 0.1
+
+
+def test_recommendations_are_a_table_of_unseen_items(trained: Path) -> None:
+    found = Recommender.load(trained).recommend(["user 1", "user 2"], k=5)
+    assert found.columns == ["user_id", "item_id", "score", "rank", "source"]
+    assert found["rank"].to_list() == [1, 2, 3, 4, 5] * 2
+    assert set(found["source"]) == {"sequence"}
+    seen = walks().filter(pl.col("user_id") == "user 1")["item_id"].to_list()
+    ours = found.filter(pl.col("user_id") == "user 1")
+    assert not set(ours["item_id"]) & set(seen)
+    assert ours["score"].is_sorted(descending=True)
+
+
+def test_seen_items_may_be_asked_for(trained: Path) -> None:
+    seen = set(walks().filter(pl.col("user_id") == "user 1")["item_id"])
+    everything = Recommender.load(trained).recommend(["user 1"], k=60, exclude_seen=False)
+    assert len(everything) == 60 and seen <= set(everything["item_id"])
+
+
+def test_an_unknown_user_gets_what_is_popular(trained: Path) -> None:
+    found = Recommender.load(trained).recommend(["nobody"], k=4)
+    assert found["source"].to_list() == ["popular"] * 4
+
+
+def test_any_arrow_table_comes_back_out(trained: Path) -> None:
+    found = Recommender.load(trained).recommend(["user 1"])
+    assert hasattr(found, "__arrow_c_stream__")
+
+
+@pytest.mark.parametrize("k", [0, 501])
+def test_an_impossible_k_is_refused(trained: Path, k: int) -> None:
+    with pytest.raises(ValueError, match="give 1 to 500"):
+        Recommender.load(trained).recommend(["user 1"], k=k)
+
+
+def test_saving_and_loading_gives_the_same_lists(trained: Path, tmp_path: Path) -> None:
+    one = Recommender.load(trained)
+    before = one.recommend(["user 5"])
+    two = Recommender.load(one.save(tmp_path / "copy"))
+    assert two.recommend(["user 5"])["item_id"].to_list() == before["item_id"].to_list()
+    with pytest.raises(ValueError, match="not empty"):
+        one.save(tmp_path / "copy")
+
+
+def test_loading_nothing_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ouzel train"):
+        Recommender.load(tmp_path)
+
+
+def test_the_manifest_tells_where_the_model_comes_from(trained: Path) -> None:
+    manifest = Home(trained).current().manifest
+    assert manifest.model == "esasrec" and manifest.seed == 3
+    assert manifest.data.num_users == NUM_USERS and manifest.data.num_events == len(walks())
+    assert manifest.num_rows == 61
+    assert set(manifest.graphs) == {"encode", "append", "query", "score", "item"}
+    assert 0 < max(manifest.error_bounds.values()) < 1e-4
+    assert {"python", "torch", "onnxruntime", "numpy"} <= set(manifest.versions)
+    assert manifest.metrics[0]["model"] == "esasrec"
+
+
+def test_the_output_side_of_the_item_table_is_a_file_of_its_own(trained: Path) -> None:
+    bundle = Home(trained).current()
+    assert {"inputs.safetensors", "items.safetensors"} <= bundle.manifest.files.keys()
+    assert "items.weight" not in bundle.tensors("weights")
+
+
+def test_evaluation_refuses_a_log_that_lost_events(home: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(home / "events.db") as connection:
+        connection.execute("DELETE FROM events WHERE offset = 40")
+    connection.close()
+    found = cli("evaluate", home)
+    assert found.returncode == 1 and "train again" in found.stderr
+
+
+def test_refit_serves_all_data_and_still_measures_what_was_left_out(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    recommender = Recommender(home.root).fit(
+        walks(40), split="leave-one-out", refit=True, minutes=0.01
+    )
+    served, measured = home.current(), home.measured()
+    assert served.manifest.features["refit"] and not measured.manifest.features["refit"]
+    assert served.manifest.parent == measured.digest
+    assert recommender.evaluate()[0]["model"] == "esasrec"
+
+
+def test_the_command_line_from_file_to_list(tmp_path: Path) -> None:
+    data, home = tmp_path / "events.csv", tmp_path / "home"
+    walks(40).write_csv(data)
+    trained = cli("train", "--data", data, "--out", home, "--minutes", "0.02", "--json", "-")
+    assert trained.returncode == 0, trained.stderr
+    result = json.loads(trained.stdout)
+    assert result["rows"][0]["model"] == "esasrec"
+    assert {"version", "best_epoch", "training_seconds"} <= result.keys()
+    evaluated = cli("evaluate", home, "--json", "-")
+    assert [row["model"] for row in json.loads(evaluated.stdout)] == [
+        "esasrec", "popular", "recent_popular", "vmis",
+    ]  # fmt: skip
+    keys = {"model", "split", "recall@10", "ndcg@10", "coverage@10", "num_users"}
+    assert keys <= json.loads(evaluated.stdout)[0].keys()
+    listed = cli("recommend", home, "--user", "user 3", "--k", 4, "--json", "-")
+    assert [row["rank"] for row in json.loads(listed.stdout)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("train", "--data", "missing.csv", "--out", "home"), 1, "missing.csv"),
+        (("train", "--data", "x.csv", "--out", "home", "--model", "esasrek"), 1, "esasrec"),
+        (("train", "--data", "x.csv", "--out", "home", "--preset", "XS"), 1, "preset"),
+        (("train", "--data", "x.csv", "--out", "home", "--minutes", "0"), 1, "minutes"),
+        (("train", "--out", "home"), 2, "--data"),
+        (("evaluate", "no-home"), 1, "ouzel train"),
+        (("recommend", "no-home", "--user", "1"), 1, "ouzel train"),
+        (("train", "--data", "x.csv", "--out", "home", "--map", "user_id"), 1, "NAME=COLUMN"),
+    ],
+)
+def test_bad_calls_get_one_line_and_a_code(
+    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = cli(*arguments)
+    assert found.returncode == code
+    assert message in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"model": "bert"}, {"preset": "XL"}, {"split": "random"}, {"minutes": -1}],
+)
+def test_options_are_checked_before_anything_happens(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(pl.DataFrame({"user_id": ["a"], "item_id": ["x"]}), id="one event"),
+        pytest.param(
+            pl.DataFrame({"user_id": ["a", "b"] * 5, "item_id": ["x"] * 10}), id="one item"
+        ),
+        pytest.param(
+            pl.DataFrame({"user_id": list("abcdefgh"), "item_id": list("ijklmnop")}),
+            id="histories of one",
+        ),
+    ],
+)
+def test_data_with_nothing_to_learn_says_so_or_copes(frame: pl.DataFrame, tmp_path: Path) -> None:
+    recommender = Recommender(tmp_path)
+    try:
+        recommender.fit(frame, minutes=0.01)
+    except ValueError as error:
+        assert any(word in str(error) for word in ("add", "give", "need"))
+    else:
+        assert len(recommender.recommend(["a"], k=2)) <= 2
