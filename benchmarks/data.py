@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ouzel.cli.machine import machine, versions
+from ouzel.cli.machine import record
 from ouzel.data import read
 from ouzel.data.encode import encode
 from ouzel.data.split import leave_one_out, temporal
@@ -108,13 +108,6 @@ def run_case(path: Path) -> dict[str, object]:
     return {"system": "ouzel", "case": path.suffix[1:], "file_mb": size} | row | {"mark_met": met}
 
 
-def commit() -> str:
-    """Return the commit that is measured."""
-    return subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
@@ -128,15 +121,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), given.rows, given.seed)
         rows = [run_case(Path(folder, name)) for name in CASES]
-    result = {
-        "command": f"python benchmarks/data.py --rows {given.rows} --seed {given.seed}",
-        "commit": commit(),
-        "machine": machine() | {"load_average": os.getloadavg()[0]},
-        "versions": versions(),
-        "seed": given.seed,
-        "mark": MARK,
-        "rows": rows,
-    }
+    command = f"python benchmarks/data.py --rows {given.rows} --seed {given.seed}"
+    result = record(rows, command=command, seed=given.seed) | {"mark": MARK}
+    result["machine"]["load_average"] = os.getloadavg()[0]
     text = json.dumps(result, indent=2) + "\n"
     if given.json == "-":
         sys.stdout.write(text)

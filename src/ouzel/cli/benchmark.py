@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -87,14 +86,7 @@ def command(
     rows: list[Row] = []
     for name in ("10k", "100k", "visible") if case is None else (case,):
         rows += _case(name, quick=quick, peer=peer, model_from=model_from, seed=seed)
-    result = {
-        "command": " ".join(["ouzel", *sys.argv[1:]]),
-        "commit": _commit(),
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-        "seed": seed,
-        "rows": rows,
-    }
+    result = machine.record(rows, command=" ".join(["ouzel", *sys.argv[1:]]), seed=seed)
     if json is not None:
         emit(result, json, title=f"Benchmark: {topic}")
     else:
@@ -203,10 +195,3 @@ def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row,
     for row in tried:
         row["system"] += " (tuning)"
     return measure(TUNINGS[fastest], effort), tried
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that runs, marked if files in it were changed."""
-    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    told = subprocess.run([*words, "--abbrev=12"], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or None

@@ -6,10 +6,13 @@ import os
 import platform
 import resource
 import socket
+import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +62,36 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that runs, marked if files in it were changed.
+
+    >>> commit() is None or len(commit()) > 6
+    True
+    """
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        told = subprocess.run([*words, "--abbrev=12"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return told.stdout.strip() or None
+
+
+def record(rows: Sequence[Mapping[str, Any]], *, command: str, seed: int) -> dict[str, Any]:
+    """Return rows as the content of a result file: how, on what and with what they were measured.
+
+    >>> list(record([{"system": "ouzel"}], command="ouzel benchmark serving", seed=0))
+    ['command', 'commit', 'machine', 'versions', 'seed', 'rows']
+    """
+    return {
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "seed": seed,
+        "rows": list(rows),
+    }
 
 
 def usable_cores() -> float:

@@ -106,7 +106,7 @@ def fit_split(
     """Return a model fitted on the training part, stopped early by the validation part."""
     model = _untrained_model(split.train, options)
     window = model.config.window
-    settings = _settings(split.train, options)
+    settings = settings_for(split.train, options)
     validate = None
     if len(split.validation.ends_T):
         validate = ndcg_validator(
@@ -152,7 +152,7 @@ def _refit(
     """Return the Bundle of a model trained on everything, for as long as was best before."""
     progress.say(f"Training again on all events, for {first.best_epoch} epochs")
     model = _untrained_model(interactions, options)
-    settings = replace(_settings(interactions, options), epochs=first.best_epoch)
+    settings = replace(settings_for(interactions, options), epochs=first.best_epoch)
     fit(
         model,
         interactions,
@@ -195,7 +195,8 @@ def _untrained_model(interactions: Interactions, options: TrainOptions) -> ESASR
     return ESASRec(model_config(interactions, options.preset), interactions.num_rows)
 
 
-def _settings(interactions: Interactions, options: TrainOptions) -> FitSettings:
+def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettings:
+    """Return how to fit: batches that give small data enough steps an epoch."""
     smallest, largest = BATCH_TOKENS
     tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
     return FitSettings(batch_tokens=tokens, minutes=options.minutes, seed=options.seed)

@@ -9,8 +9,6 @@ periodic, a state may count for ever, and the table of angles stays exact in flo
 
 References:
     Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021.
-    Li et al., "Translational Invariance in Time and Order: rotary encodings of both" (TO-RoPE
-    family of generative recommenders), 2025.
 
 Shape legend: B = batch, L = length, H = heads, P = channel pairs of one head (head size / 2).
 """

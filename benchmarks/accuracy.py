@@ -1,0 +1,51 @@
+"""The accuracy of a trained home as a result file: its model beside every baseline.
+
+ouzel train --data PATH --out HOME --preset S --split leave-one-out
+python benchmarks/accuracy.py HOME --case ml-1m --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ouzel.cli.machine import record, usable_cores
+from ouzel.cli.output import emit
+from ouzel.cli.training_progress import TrainingProgress
+from ouzel.recommender.evaluate import evaluate_home
+from ouzel.recommender.home import Home
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--case", required=True, help="name of the data set")
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    home = Home(arguments.home)
+    manifest = home.measured().manifest
+    with TrainingProgress() as progress:
+        rows = evaluate_home(home, progress, threads=int(usable_cores()))
+    for row in rows:
+        row["system"], row["case"] = row["model"], arguments.case
+    rows[0] |= training_of(home)
+    split, preset = manifest.features["split"], manifest.features["preset"]
+    command = f"ouzel train --data {arguments.case} --out HOME --preset {preset} --split {split}"
+    emit(record(rows, command=command, seed=manifest.seed), arguments.json, title="Accuracy")
+
+
+def training_of(home: Home) -> dict[str, float]:
+    """Return epochs and seconds of the home's last training, as its log tells them."""
+    lines = (home.training / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
+    best = max(epochs, key=lambda row: row.get("ndcg@10", -1))
+    return {
+        "epochs": len(epochs),
+        "best_epoch": best["epoch"],
+        "seconds": round(sum(row["seconds"] for row in epochs)),
+    }
+
+
+if __name__ == "__main__":
+    main()
