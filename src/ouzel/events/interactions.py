@@ -84,7 +84,13 @@ def group_by_user(
     *,
     num_rows: int,
 ) -> Interactions:
-    """Return columns in log order as `Interactions`: a stable sort by (user, timestamp)."""
+    """Return columns in log order as `Interactions`: a stable sort by (user, timestamp).
+
+    >>> users, rows = np.array([7, 4, 7]), np.array([1, 2, 3], np.int32)
+    >>> x = group_by_user(users, rows, np.array([30, 20, 10]), np.ones(3, np.float32), num_rows=4)
+    >>> x.users_U.tolist(), x.history(1).rows.tolist()
+    ([4, 7], [3, 1])
+    """
     order = np.lexsort((times_ms_E, users_E))
     users, counts = np.unique(users_E, return_counts=True)
     return Interactions(
@@ -98,7 +104,13 @@ def group_by_user(
 
 
 def from_histories(histories: Sequence[History], *, num_rows: int) -> Interactions:
-    """Return `Interactions` whose user u is `histories[u]`, values absent."""
+    """Return `Interactions` whose user u is `histories[u]`, values absent.
+
+    >>> visit = History(np.array([2, 1], np.int32), np.array([10, 20], np.int64))
+    >>> x = from_histories([visit, visit.last(1)], num_rows=3)
+    >>> x.offsets_U1.tolist(), x.rows_E.tolist()
+    ([0, 2, 3], [2, 1, 1])
+    """
     lengths = [len(history) for history in histories]
     rows = [history.rows for history in histories] or [np.empty(0, np.int32)]
     times = [history.times_ms for history in histories] or [np.empty(0, np.int64)]

@@ -62,6 +62,12 @@ def training_windows(
 
     Each user's newest `max_length` inputs are always one window. What is older is cut into
     windows at a random phase, so that every event is a target with varying context.
+
+    >>> from ouzel.events.interactions import from_histories
+    >>> history = History(np.arange(1, 5, dtype=np.int32), np.arange(4))
+    >>> x = from_histories([history, history.last(1)], num_rows=5)
+    >>> training_windows(x, max_length=9, rng=np.random.default_rng(0)).tolist()
+    [[0, 3]]
     """
     spans: list[tuple[int, int]] = []
     offsets = interactions.offsets_U1
@@ -84,7 +90,15 @@ def training_batches(
     tokens: int,
     rng: np.random.Generator,
 ) -> Iterator[TrainingBatch]:
-    """Yield the windows in random order, grouped by length into batches of at most `tokens`."""
+    """Yield the windows in random order, grouped by length into batches of at most `tokens`.
+
+    >>> from ouzel.events.interactions import from_histories
+    >>> x = from_histories([History(np.arange(1, 5, dtype=np.int32), np.arange(4))], num_rows=5)
+    >>> rng = np.random.default_rng(0)
+    >>> batch = next(training_batches(x, np.array([[0, 3]]), tokens=100, rng=rng))
+    >>> batch.rows_BL.tolist(), batch.targets_BL.tolist()
+    ([[1, 2, 3]], [[2, 3, 4]])
+    """
     lengths_M = windows_M2[:, 1] - windows_M2[:, 0]
     order = np.argsort(lengths_M + rng.integers(0, LENGTH_JITTER, len(lengths_M)), kind="stable")
     groups = _groups(order, lengths_M, tokens)

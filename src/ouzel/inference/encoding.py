@@ -22,7 +22,18 @@ ENCODE_BATCH = 16
 def encode_into(
     graphs: Graphs, pool: StatePool, slots: Sequence[int], histories: Sequence[History]
 ) -> None:
-    """Encode whole histories of known events and put the states into `slots` of `pool`."""
+    """Encode whole histories of known events and put the states into `slots` of `pool`.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> pool = StatePool(StateShape(1, 1, 2, 4), max_bytes=1000)
+    >>> ring, last = np.zeros((1, 2, 1, 2), np.float32), np.ones((1, 2), np.float32)
+    >>> graphs = SimpleNamespace(encode=lambda histories: [ring, ring, last])
+    >>> history = History(np.array([3, 4], np.int32), np.array([10, 20], np.int64))
+    >>> encode_into(graphs, pool, [0], [history])
+    >>> int(pool.length_S[0]), int(pool.last_time_S[0])
+    (2, 20)
+    """
     field = pool.shape.receptive_field
     encoded = graphs.encode(pad_histories([history.last(field) for history in histories]))
     for index, (slot, history) in enumerate(zip(slots, histories, strict=True)):
@@ -32,7 +43,15 @@ def encode_into(
 def ask(
     graphs: Graphs, pool: StatePool, slots_B: NDArray[np.int64], now_B: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the vectors (B, D) of the states in `slots_B` at request times `now_B` in ms."""
+    """Return the vectors (B, D) of the states in `slots_B` at request times `now_B` in ms.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> pool = StatePool(StateShape(1, 1, 2, 4), max_bytes=1000)
+    >>> graphs = SimpleNamespace(query=lambda *, last_SD, slot_B, **state: last_SD[slot_B])
+    >>> ask(graphs, pool, np.array([0, 2]), np.array([20, 20])).shape
+    (2, 2)
+    """
     return graphs.query(
         now_B=now_B,
         length_B=pool.length_S[slots_B],
@@ -45,7 +64,13 @@ def ask(
 
 
 def known_events(graphs: Graphs, history: History) -> History:
-    """Return the events of `history` on items that the Bundle of `graphs` knows."""
+    """Return the events of `history` on items that the Bundle of `graphs` knows.
+
+    >>> from types import SimpleNamespace
+    >>> history = History(np.array([3, 9], np.int32), np.array([10, 20], np.int64))
+    >>> known_events(SimpleNamespace(num_rows=5), history).rows.tolist()
+    [3]
+    """
     known = (history.rows > 0) & (history.rows < graphs.num_rows)
     return history if known.all() else History(history.rows[known], history.times_ms[known])
 

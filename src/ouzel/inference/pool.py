@@ -29,13 +29,22 @@ _MIX_TIME = 0x94D049BB133111EB
 
 
 def mix_event(row: int, time_ms: int) -> int:
-    """Return 64 bits that depend on the row and the time of an event."""
+    """Return 64 bits that depend on the row and the time of an event.
+
+    >>> mix_event(7, 99) == mix_event(99, 7)
+    False
+    """
     mixed = (row * _MIX_ROW + time_ms * _MIX_TIME) & _MASK
     return ((mixed ^ (mixed >> 29)) * _BASE) & _MASK
 
 
 def extend_hash(digest: int, row: int, time_ms: int) -> int:
-    """Return the hash of a history after one more event."""
+    """Return the hash of a history after one more event.
+
+    >>> first, other = extend_hash(0, 7, 99), extend_hash(0, 8, 99)
+    >>> extend_hash(first, 8, 100) == extend_hash(other, 7, 100)  # the order of rows counts
+    False
+    """
     return (digest * _BASE + mix_event(row, time_ms)) & _MASK
 
 
@@ -59,7 +68,11 @@ def history_hash(history: History) -> int:
 
 
 def slot_bytes(shape: StateShape) -> int:
-    """Return the bytes of one slot: 2 layers x D x W numbers and its bookkeeping."""
+    """Return the bytes of one slot: 2 layers x D x W numbers and its bookkeeping.
+
+    >>> slot_bytes(StateShape(num_layers=2, num_heads=2, head_size=32, window=200))
+    205080
+    """
     ring = 2 * shape.num_layers * shape.dim * shape.window * 4
     return ring + shape.dim * 4 + 3 * 8
 

@@ -18,7 +18,16 @@ from ouzel.retrieval.vmis import VMISkNN
 
 
 def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
-    """Return the lists of what is popular: `popular` of all time and `recent`."""
+    """Return the lists of what is popular: `popular` of all time and `recent`.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.retrieval.types import Query
+    >>> counts = {"scores": np.array([0, 5, 9]), "recent": np.array([0, 2, 1])}
+    >>> sources = popular_sources(SimpleNamespace(tensors=lambda name: counts))
+    >>> {name: source.candidates(Query(k=1, now_ms=0), 1).rows_K.item()
+    ...  for name, source in sources.items()}
+    {'popular': 2, 'recent': 1}
+    """
     scores = bundle.tensors("popular")
     return {
         "popular": PopularSource(scores["scores"]),
@@ -27,7 +36,20 @@ def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
 
 
 def standard_stages(bundle: Bundle, states: UserStates) -> list[Stage]:
-    """Return the stages of the request path, in order."""
+    """Return the stages of the request path, in order.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> visit = History(np.array([1, 2], np.int32), np.array([10, 20]))
+    >>> arrays = {
+    ...     "items": {"vectors": np.ones((3, 2), np.float32)},
+    ...     "popular": {"scores": np.array([0, 5, 9]), "recent": np.array([0, 2, 1])},
+    ...     "vmis": VMISkNN.fit(from_histories([visit], num_rows=3)).to_tensors(),
+    ... }
+    >>> stages = standard_stages(SimpleNamespace(tensors=arrays.get), states=None)
+    >>> [stage.name for stage in stages]
+    ['state', 'search', 'vmis', 'popular', 'filter', 'select']
+    """
     items = bundle.tensors("items")
     vectors_ND, bias_N = items["vectors"], items.get("bias")
     if bias_N is not None:
