@@ -40,7 +40,15 @@ class Checkpoint:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's per-parameter state as named tensors, such as `3.exp_avg`."""
+    """Return the optimiser's per-parameter state as named tensors, such as `3.exp_avg`.
+
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> weight.sum().backward()
+    >>> optimizer = torch.optim.AdamW([weight])
+    >>> optimizer.step()
+    >>> sorted(optimizer_tensors(optimizer))
+    ['0.exp_avg', '0.exp_avg_sq', '0.step']
+    """
     return {
         f"{index}.{name}": value
         for index, state in optimizer.state_dict()["state"].items()
@@ -49,7 +57,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put tensors from `optimizer_tensors` back into an optimiser of the same parameters."""
+    """Put tensors from `optimizer_tensors` back into an optimiser of the same parameters.
+
+    >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+    >>> kept = {"0.step": torch.tensor(3.0), "0.exp_avg": torch.ones(2)}
+    >>> restore_optimizer(optimizer, kept)
+    >>> optimizer_tensors(optimizer)["0.step"].item()
+    3.0
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
@@ -58,7 +73,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to `path`; a crash in between leaves the earlier file whole."""
+    """Write `checkpoint` to `path`; a crash in between leaves the earlier file whole.
+
+    >>> import tempfile
+    >>> run = RunState(fingerprint="this run", epoch=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "checkpoint.safetensors")
+    ...     save_checkpoint(path, Checkpoint(run, model={"weight": torch.ones(2)}))
+    ...     stored = load_checkpoint(path, "this run")
+    >>> stored.run.epoch, stored.model["weight"].tolist()
+    (2, [1.0, 1.0])
+    """
     tensors = {
         f"{part}/{name}": value.contiguous().clone()
         for part in ("model", "best", "optimizer")
@@ -75,6 +100,9 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:
 
     Raises:
         ValueError: the file cannot be read; the message says to delete it.
+
+    >>> load_checkpoint(Path("no-such-checkpoint.safetensors"), "this run") is None
+    True
     """
     if not path.exists():
         return None

@@ -89,6 +89,16 @@ def fit(
 
     Raises:
         ValueError: there is nothing to learn from: no user has two interactions.
+
+    >>> import tempfile
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
+    >>> x = from_histories([History(np.array([1, 2], np.int32), np.array([10, 20]))], num_rows=3)
+    >>> model = ESASRec(ESASRecConfig(dim=8, num_layers=1), x.num_rows)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fit(model, x, FitSettings(epochs=1), max_length=4, validate=None,
+    ...         directory=Path(folder)).epochs
+    1
     """
     if not (interactions.lengths_U() >= 2).any():
         raise ValueError("no user has two interactions to learn from; add data with histories")

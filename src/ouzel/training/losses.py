@@ -11,7 +11,12 @@ from torch.nn import functional
 
 
 def full_softmax(vectors_TD: Tensor, targets_T: Tensor, items_ND: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the targets against every item; row 0 is no item."""
+    """Return the mean cross-entropy of the targets against every item; row 0 is no item.
+
+    >>> user, items_ND = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0], [9, 0], [0, 9]])
+    >>> [full_softmax(user, torch.tensor([row]), items_ND).round().item() for row in (1, 2)]
+    [0.0, 9.0]
+    """
     return functional.cross_entropy(vectors_TD @ items_ND[1:].T, targets_T - 1)
 
 
@@ -25,6 +30,11 @@ def sampled_softmax(
 
     References:
         Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation", 2015.
+
+    >>> user, items_ND = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0], [9, 0], [0, 9]])
+    >>> target_T, negatives_K = torch.tensor([1]), torch.tensor([1])
+    >>> sampled_softmax(user, target_T, items_ND, negatives_K).item()  # only the target was drawn
+    0.0
     """
     positive_T = (vectors_TD * items_ND[targets_T]).sum(-1)
     logits_TK = vectors_TD @ items_ND[negatives_K].T

@@ -26,7 +26,14 @@ class _Sample:
 
 
 def torch_scorer(model: SequenceEncoder, *, max_length: int) -> Scorer:
-    """Return the scorer of `model` on the newest `max_length` events of each history."""
+    """Return the scorer of `model` on the newest `max_length` events of each history.
+
+    >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
+    >>> model = ESASRec(ESASRecConfig(dim=8, num_layers=1), num_rows=4)
+    >>> visit = History(np.array([1, 2], np.int32), np.array([10, 20]))
+    >>> torch_scorer(model, max_length=200)([visit], np.array([30])).shape
+    (1, 4)
+    """
 
     def score(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -55,6 +62,15 @@ def ndcg_validator(
     """Return a function that gives the mean NDCG@10 on at most `max_targets` of `targets`.
 
     The sample is drawn once, so that epochs are compared on the same targets.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.events.interactions import from_histories
+    >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
+    >>> x = from_histories([History(np.array([1, 2], np.int32), np.array([10, 20]))], num_rows=3)
+    >>> last = SimpleNamespace(users_T=np.array([0]), ends_T=np.array([1]))
+    >>> model = ESASRec(ESASRecConfig(dim=8, num_layers=1), x.num_rows)
+    >>> ndcg_validator(model, x, last, max_length=4, max_targets=9, seed=0)()  # one item is left
+    1.0
     """
     size = min(max_targets, len(targets.ends_T))
     chosen = np.random.default_rng(seed).permutation(len(targets.ends_T))[:size]

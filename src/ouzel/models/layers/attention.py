@@ -19,6 +19,11 @@ def attend_window(query: Tensor, key: Tensor, value: Tensor, *, window: int | No
     """Return (B, L, H, E): each position reads itself and the `window - 1` positions before it.
 
     With `window` None every earlier position is read (no mask is built: faster).
+
+    >>> same = torch.zeros(1, 3, 1, 1)
+    >>> value = torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1)
+    >>> attend_window(same, same, value, window=2).flatten().tolist()
+    [1.0, 2.0, 4.0]
     """
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if window is None:
@@ -44,6 +49,11 @@ def attend_cached(
     `keys` (B, H, E, W) and `values` (B, H, W, E) are rings in which event p lies at p modulo W;
     `length_B` events are in. With `own`, the key and value (B, H, E) of a new event that is not
     in the ring yet, the event it will push out is already out of sight.
+
+    >>> query, keys = torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 4)
+    >>> values = torch.tensor([1.0, 3.0, 9.0, 9.0]).view(1, 1, 4, 1)
+    >>> attend_cached(query, keys, values, torch.tensor([2]), own=None).item()  # two are in
+    2.0
     """
     ring = keys.shape[3]
     place = torch.arange(ring, device=keys.device)

@@ -26,7 +26,12 @@ LONGEST_PERIOD_MS = 4 * 365 * 24 * 3600 * 1000
 
 
 def position_frequencies(num_pairs: int) -> Tensor:
-    """Return (P,) radians per position: whole multiples of 2 pi / POSITION_PERIOD."""
+    """Return (P,) radians per position: whole multiples of 2 pi / POSITION_PERIOD.
+
+    >>> turns = position_frequencies(2) * POSITION_PERIOD / (2 * math.pi)
+    >>> turns.round().tolist()
+    [326.0, 1.0]
+    """
     fastest = POSITION_PERIOD / (2 * math.pi)
     ratio = torch.linspace(0, 1, num_pairs, dtype=torch.float64)
     multiples = torch.round(fastest ** (1 - ratio))
@@ -34,7 +39,11 @@ def position_frequencies(num_pairs: int) -> Tensor:
 
 
 def time_periods_ms(num_pairs: int) -> Tensor:
-    """Return (P,) int64 periods in ms, from four minutes to four years in equal ratios."""
+    """Return (P,) int64 periods in ms, from four minutes to four years in equal ratios.
+
+    >>> time_periods_ms(2).tolist() == [SHORTEST_PERIOD_MS, LONGEST_PERIOD_MS]
+    True
+    """
     ratio = torch.linspace(0, 1, num_pairs, dtype=torch.float64)
     periods = SHORTEST_PERIOD_MS * (LONGEST_PERIOD_MS / SHORTEST_PERIOD_MS) ** ratio
     return periods.round().to(torch.int64)
@@ -67,6 +76,11 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return `x` (..., 2P) with channel pair p, that is (p, P + p), turned by its angle."""
+    """Return `x` (..., 2P) with channel pair p, that is (p, P + p), turned by its angle.
+
+    >>> cos, sin = torch.tensor(0.0), torch.tensor(1.0)  # a quarter of a turn
+    >>> rotate(torch.tensor([1.0, 0.0]), cos, sin).tolist()
+    [0.0, 1.0]
+    """
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
