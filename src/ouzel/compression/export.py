@@ -50,6 +50,14 @@ def export_graphs(model: ESASRec) -> dict[str, bytes]:
     score(query_BD, length_B, slot_B, candidates_BK, vectors_ND, keys, values of the last layer)
         -> logits (B, K, 1); this model reads the query and the item vectors only
     item(rows_M, table_ND) -> vectors (M, D)
+
+    >>> from unittest.mock import patch
+    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> model = ESASRec(ESASRecConfig(dim=8, num_layers=1, window=4), num_rows=3)
+    >>> outputs_of = lambda model, method, inputs, outputs: outputs  # tracing takes seconds
+    >>> with patch("ouzel.compression.export._export", outputs_of):
+    ...     export_graphs(model)["append"]
+    ['key_0', 'value_0', 'last']
     """
     model.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -63,12 +71,20 @@ def export_graphs(model: ESASRec) -> dict[str, bytes]:
 
 
 def cache_names(num_layers: int) -> list[str]:
-    """Return the names of the cache inputs of `append`, in order."""
+    """Return the names of the cache inputs of `append`, in order.
+
+    >>> cache_names(2)
+    ['keys_0', 'values_0', 'keys_1', 'values_1']
+    """
     return [f"{kind}_{layer}" for layer in range(num_layers) for kind in ("keys", "values")]
 
 
 def row_names(num_layers: int) -> list[str]:
-    """Return the names of the outputs of `encode` and `append`, in order."""
+    """Return the names of the outputs of `encode` and `append`, in order.
+
+    >>> row_names(1)
+    ['key_0', 'value_0', 'last']
+    """
     rows = [f"{kind}_{layer}" for layer in range(num_layers) for kind in ("key", "value")]
     return [*rows, "last"]
 
@@ -165,7 +181,14 @@ def _export(
 
 
 def graph_signatures(graphs: dict[str, bytes]) -> dict[str, GraphSignature]:
-    """Return the inputs and outputs of exported graphs with their shapes, letters where free."""
+    """Return the inputs and outputs of exported graphs with their shapes, letters where free.
+
+    >>> from onnx import TensorProto, helper
+    >>> rows = helper.make_tensor_value_info("rows", TensorProto.INT64, ["M", 2])
+    >>> graph = helper.make_model(helper.make_graph([], "same", [rows], [rows]))
+    >>> graph_signatures({"same": graph.SerializeToString()})["same"].inputs
+    {'rows': ['M', 2]}
+    """
     return {name: _signature(onnx.load_model_from_string(graph)) for name, graph in graphs.items()}
 
 

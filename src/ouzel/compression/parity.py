@@ -42,6 +42,26 @@ def measure_parity(
 
     Raises:
         ValueError: one is above `PARITY_BOUND`: such graphs must not be served.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> class Constant(torch.nn.Module):
+    ...     def forward(self, rows_BL, times_BL, request_times_BL):
+    ...         return torch.ones(*rows_BL.shape, 1)
+    ...     def item_vectors(self):
+    ...         return torch.ones(2, 1)
+    >>> ring = np.ones((1, 1, 1, 1), np.float32)
+    >>> graphs = SimpleNamespace(
+    ...     shape=StateShape(1, 1, 1, 1), num_rows=2,
+    ...     encode=lambda histories: [ring, ring, np.ones((1, 1), np.float32)],
+    ...     query=lambda **state: np.full((1, 1), 1.5, np.float32),
+    ...     item=lambda rows: np.ones((2, 1), np.float32),
+    ...     score=lambda *, query_BD, **read: query_BD[:, :, None])
+    >>> visit = History(np.array([1], np.int32), np.array([10], np.int64))
+    >>> measure_parity(Constant(), graphs, [visit])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: the exported graphs are off by 0.5 (export), more than 0.0001; train again, ...
     """
     histories = [history for history in histories if len(history)]
     expected = [_torch_vector(model, graphs, history) for history in histories]

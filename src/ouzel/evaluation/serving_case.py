@@ -65,7 +65,14 @@ def warm(port: int, user_ids: Sequence[str]) -> None:
 
 
 def unloaded_ms(port: int, user_ids: Sequence[str]) -> tuple[float, float]:
-    """Return p50 and p99 in ms of one connection that asks back to back, nothing else running."""
+    """Return p50 and p99 in ms of one connection that asks back to back, nothing else running.
+
+    >>> from unittest.mock import patch
+    >>> with patch("ouzel.evaluation.serving_case._ask"):  # stands for a server that answers
+    ...     p50_ms, p99_ms = unloaded_ms(8000, ["u0", "u1"])
+    >>> 0 <= p50_ms <= p99_ms
+    True
+    """
     taken_ms = []
     with _connected(port) as connection:
         for user_id in user_ids[:UNLOADED_REQUESTS]:
@@ -101,7 +108,14 @@ def load_spec(server: ServerProcess, work: Workload, *, rate: float, seed: int) 
 def sustained_row(
     spec: LoadSpec, effort: Effort, *, p99_ms: float, run: Callable[..., LoadResult] = run_load
 ) -> Row:
-    """Return the highest rate held within `p99_ms` and what was measured while it was held."""
+    """Return the highest rate held within `p99_ms` and what was measured while it was held.
+
+    >>> from types import SimpleNamespace
+    >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
+    >>> too_slow = lambda asked: SimpleNamespace(void=False, within_mark=0.5)
+    >>> sustained_row(spec, QUICK, p99_ms=50.0, run=too_slow)["requests_per_s"]
+    0.0
+    """
     asked = msgspec.structs.replace(spec, duration_s=effort.hold_s)
     found = sustained(
         asked, p99_ms=p99_ms, search_s=effort.search_s, precision=effort.precision, run=run
@@ -132,6 +146,20 @@ def visible_row(spec: LoadSpec, effort: Effort) -> Row:
     """Return how soon a click is visible while the load of `spec` goes on.
 
     Raises: ValueError if a click is lost, or if the load could not be sent on time.
+
+    >>> from types import SimpleNamespace
+    >>> from unittest.mock import patch
+    >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u", "v"], event_share=0, miss_share=0)
+    >>> late = SimpleNamespace(void=True, send_lag_p99_ms=7.0)
+    >>> with patch.multiple(
+    ...     "ouzel.evaluation.serving_case",
+    ...     run_load=lambda spec: late,
+    ...     measure_visibility=lambda port, users, *, pause_seconds: {"probes": 1.0},
+    ... ):
+    ...     visible_row(spec, QUICK)
+    Traceback (most recent call last):
+    ...
+    ValueError: the load was sent 7.0 ms late: end what else runs here
     """
     probed = spec.users[len(spec.users) // 2 :][: effort.probes]
     asked = msgspec.structs.replace(spec, users=spec.users[: len(spec.users) // 2])

@@ -29,6 +29,13 @@ def measure_visibility(
     probes whose very next answer knew.
 
     Raises: ValueError if the server refuses, or after 50 answers that do not know of the click.
+
+    >>> from unittest.mock import patch
+    >>> before, after = {"items": [{"item_id": "a"}], "request_id": "r"}, {"items": []}
+    >>> answers = iter([before, {"accepted": 1}, after])
+    >>> with patch("ouzel.evaluation.visibility._post", lambda *request: next(answers)):
+    ...     measure_visibility(8000, ["u"])["next_answer_share"]
+    1.0
     """
     probes = list(_probes(port, user_ids, pause_seconds))
     total_ms, event_ms, answers = (np.array(column) for column in zip(*probes, strict=True))
