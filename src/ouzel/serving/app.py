@@ -42,13 +42,25 @@ def create_app(home: Path, *, settings: Settings) -> Starlette:
     Raises:
         ValueError: the binding needs a key (see `check_binding`), or the home cannot be served
             (see `open_home`).
+
+    >>> create_app(Path("no-such-home"), settings=Settings())
+    Traceback (most recent call last):
+    ...
+    ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
     """
     access = Access(settings.host, settings.api_key)
     return build_app(open_home(home, state_bytes=settings.state_bytes), access)
 
 
 def build_app(engine: Engine, access: Access) -> Starlette:
-    """Return the application around an engine; it starts and closes the engine."""
+    """Return the application around an engine; it starts and closes the engine.
+
+    >>> from types import SimpleNamespace
+    >>> engine = SimpleNamespace(metrics=None)
+    >>> app = build_app(engine, Access("127.0.0.1", None))
+    >>> [route.path for route in app.routes][:3]
+    ['/v1/recommend', '/v1/events', '/v1/popular']
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -24,6 +24,11 @@ def open_home(home: Path, *, state_bytes: int) -> Engine:
 
     Raises:
         ValueError: there is no model, it is damaged, or it does not belong to this log.
+
+    >>> open_home(Path("no-such-home"), state_bytes=1 << 20)
+    Traceback (most recent call last):
+    ...
+    ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
     """
     bundle = load_bundle(BundleStore(home).current())
     log = EventLog.open(home / LOG_FILE)

@@ -58,7 +58,23 @@ async def live(engine: Engine, scope: Scope, send: Send) -> None:
 
 
 async def ready(engine: Engine, scope: Scope, send: Send) -> None:
-    """Answer 200 if requests and events are welcome, else 503 and why."""
+    """Answer 200 if requests and events are welcome, else 503 and why.
+
+    >>> import asyncio
+    >>> from types import SimpleNamespace
+    >>> from ouzel.serving.wire import ModelName
+    >>> engine = SimpleNamespace(
+    ...     why_not_ready=lambda: ["the disk is full"],
+    ...     ready=True,
+    ...     writer=SimpleNamespace(failure="the disk is full"),
+    ...     model=ModelName("esasrec", "0a1b+0"),
+    ... )
+    >>> async def send(message):
+    ...     print(message.get("status") or msgspec.json.decode(message["body"])["reasons"])
+    >>> asyncio.run(ready(engine, {}, send))
+    503
+    ['the disk is full']
+    """
     reasons = engine.why_not_ready()
     reply = Ready(
         status="not ready" if reasons else "ready",
@@ -71,12 +87,38 @@ async def ready(engine: Engine, scope: Scope, send: Send) -> None:
 
 
 async def metrics(engine: Engine, scope: Scope, send: Send) -> None:
-    """Answer with all counts in the text format of Prometheus."""
+    """Answer with all counts in the text format of Prometheus.
+
+    >>> import asyncio
+    >>> from types import SimpleNamespace
+    >>> from ouzel.serving.metrics import Metrics
+    >>> async def send(message):
+    ...     print(message.get("status") or message["body"].splitlines()[0])
+    >>> asyncio.run(metrics(SimpleNamespace(metrics=Metrics()), {}, send))
+    200
+    b'# HELP ouzel_requests_total Answers by route and status.'
+    """
     await send_bytes(send, engine.metrics.text(), content_type=METRICS_TYPE)
 
 
 async def items(engine: Engine, scope: Scope, send: Send) -> None:
-    """Answer with items whose title holds `query`; without one, with the popular items."""
+    """Answer with items whose title holds `query`; without one, with the popular items.
+
+    >>> import asyncio
+    >>> from types import SimpleNamespace
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.serving.timing import Timing
+    >>> from ouzel.serving.titles import TitleSearch
+    >>> catalog = Catalog(["i1"])
+    >>> catalog.set_column("title", 1, "Heat")
+    >>> engine = SimpleNamespace(catalog=catalog, titles=TitleSearch(catalog.column("title")))
+    >>> async def send(message):
+    ...     print(message.get("status") or message["body"])
+    >>> scope = {"query_string": b"query=heat", "ouzel.timing": Timing()}
+    >>> asyncio.run(items(engine, scope, send))
+    200
+    b'{"items":[{"item_id":"i1","fields":{"title":"Heat","genres":""}}]}'
+    """
     request = _request(scope, ItemsRequest)
     if request.query.strip():
         rows = list(engine.titles.rows(request.query.strip(), request.limit))
@@ -92,7 +134,18 @@ async def items(engine: Engine, scope: Scope, send: Send) -> None:
 
 
 async def users(engine: Engine, scope: Scope, send: Send) -> None:
-    """Answer with the ids of some known users."""
+    """Answer with the ids of some known users.
+
+    >>> import asyncio
+    >>> from types import SimpleNamespace
+    >>> from ouzel.serving.timing import Timing
+    >>> async def send(message):
+    ...     print(message.get("status") or message["body"])
+    >>> scope = {"query_string": b"limit=1", "ouzel.timing": Timing()}
+    >>> asyncio.run(users(SimpleNamespace(users=["ada", "bo"]), scope, send))
+    200
+    b'{"users":["ada"]}'
+    """
     request = _request(scope, UsersRequest)
     await send_bytes(send, msgspec.json.encode(UsersReply(engine.users[: request.limit])))
 

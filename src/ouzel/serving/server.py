@@ -60,6 +60,11 @@ def serve(
     Raises:
         ValueError: the binding needs a key, or the home cannot be served, or is served already.
         OSError: the port is taken.
+
+    >>> serve(Path("no-such-home"), port=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: no-such-home is no home: make one with `ouzel train --data PATH --out no-such-home`
     """
     check_binding(host, api_key)
     settings = Settings(host=host, api_key=api_key)
@@ -80,6 +85,9 @@ def run(app: Starlette, listener: socket.socket, listening: Callable[[int], None
     """Serve an application on a bound socket until SIGTERM or SIGINT.
 
     `listening` is called with the port once requests are welcome.
+
+    >>> with bound("127.0.0.1", 0) as listener:  # told to stop as soon as it listens
+    ...     run(Starlette(), listener, lambda port: signal.raise_signal(signal.SIGTERM))
     """
     config = uvicorn.Config(
         app,
