@@ -67,6 +67,16 @@ def make_home(
 
     Beside the home lie `items.npy` and `histories.npy`, which is all that a peer is given.
     `report` is called with (users imported, users in all).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = Path(name)
+    ...     np.save(folder / "items.npy", np.zeros((3, 4), np.float32))
+    ...     np.save(folder / "histories.npy", np.ones((5, 2), np.int32))
+    ...     (folder / DONE).touch()  # made before: neither a model nor a log is asked for
+    ...     work = make_home(folder, Scale(2, 5, 0), random_origin, seed=0, report=print)
+    >>> work.num_items, work.user_ids()[-1]
+    (2, 'u4')
     """
     items, histories = folder / "items.npy", folder / "histories.npy"
     if not (folder / DONE).exists():
@@ -85,7 +95,14 @@ def make_home(
 
 
 def random_origin(*, seed: int) -> Origin:
-    """Return preset S with random weights over clusters. Needs the `train` extra."""
+    """Return preset S with random weights over clusters. Needs the `train` extra.
+
+    >>> from unittest.mock import patch
+    >>> with patch("ouzel.compression.export.export_graphs", return_value={}):  # takes seconds
+    ...     origin = random_origin(seed=0)
+    >>> origin.parents_PD.shape, origin.fields["config"]["num_layers"]
+    ((1001, 64), 2)
+    """
     import torch
 
     from ouzel.compression.export import export_graphs, graph_signatures
@@ -108,7 +125,17 @@ def random_origin(*, seed: int) -> Origin:
 
 
 def trained_origin(bundle: Bundle) -> Origin:
-    """Return what a home takes from a trained Bundle."""
+    """Return what a home takes from a trained Bundle.
+
+    >>> from types import SimpleNamespace
+    >>> said = dict(model="esasrec", config={}, features={}, graphs={}, seed=0, versions={})
+    >>> arrays = {"inputs": {"table": np.ones((3, 2), np.float32)}, "items": {}}
+    >>> manifest = SimpleNamespace(**said)
+    >>> bundle = SimpleNamespace(manifest=manifest, digest="0a1b", tensors=arrays.get)
+    >>> origin = trained_origin(bundle)
+    >>> origin.parents_PD.shape, origin.fields["parent"]
+    ((3, 2), '0a1b')
+    """
     manifest = bundle.manifest
     graphs = {name: bundle.graph(name).read_bytes() for name in manifest.graphs}
     fields = {

@@ -18,14 +18,31 @@ SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal}
 
 
 def split_of(interactions: Interactions, name: str) -> Split:
-    """Return `interactions` split as `name` says: a key of `SPLITS`."""
+    """Return `interactions` split as `name` says: a key of `SPLITS`.
+
+    >>> import numpy as np
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> visit = History(np.array([1, 2, 3], np.int32), np.array([10, 20, 30]))
+    >>> len(split_of(from_histories([visit], num_rows=4), "leave-one-out").test)
+    1
+    """
     return SPLITS[name](interactions)
 
 
 def compare(
     scorers: Mapping[str, Scorer], split: Split, name: str, progress: Progress
 ) -> list[Report]:
-    """Return one report per scorer on the test part of `split`, which `name` names in its row."""
+    """Return one report per scorer on the test part of `split`, which `name` names in its row.
+
+    >>> import numpy as np
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> from ouzel.recommender.options import Silent
+    >>> visit = History(np.array([1, 2, 3], np.int32), np.array([10, 20, 30]))
+    >>> split = leave_one_out(from_histories([visit], num_rows=4))
+    >>> fixed = lambda histories, now_ms: np.array([[0, 1, 2, 9]], np.float32)
+    >>> compare({"fixed": fixed}, split, "leave-one-out", Silent())[0].row()["recall@10"]
+    1.0
+    """
     return [
         evaluate(
             scorer,
@@ -46,6 +63,13 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
 
     Raises:
         ValueError: there is no trained model, or the log no longer holds what it was trained on.
+
+    >>> from pathlib import Path
+    >>> from ouzel.recommender.options import Silent
+    >>> evaluate_home(Home(Path("no-such-home")), Silent(), threads=1)
+    Traceback (most recent call last):
+    ...
+    ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
     """
     bundle = home.measured()
     features = bundle.manifest.features

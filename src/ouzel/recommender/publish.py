@@ -55,6 +55,17 @@ def export(model: ESASRec, interactions: Interactions, *, threads: int) -> Expor
 
     Raises:
         ValueError: the graphs differ from the model by more than is promised.
+
+    >>> from unittest.mock import DEFAULT, patch
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> visit = History(np.array([1, 2, 1], np.int32), np.array([10, 20, 30]))
+    >>> x = from_histories([visit, visit.last(1), visit.last(2)], num_rows=3)
+    >>> slow = {"export_graphs": DEFAULT, "Graphs": DEFAULT, "measure_parity": DEFAULT}
+    >>> with patch.multiple("ouzel.recommender.publish", **slow) as called:
+    ...     exported = export(ESASRec(ESASRecConfig(), x.num_rows), x, threads=1)
+    >>> sorted(len(history) for history in called["measure_parity"].call_args.args[2])
+    [1, 2, 3]
     """
     model.eval()
     files = export_graphs(model)
@@ -75,6 +86,22 @@ def publish(
 
     `interactions` are all there are: what is popular, and which sessions are neighbours, is taken
     from them and not from the training part.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from types import SimpleNamespace
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> visit = History(np.array([1, 2], np.int32), np.array([10, 20]))
+    >>> model, vectors_ND = ESASRec(ESASRecConfig(), 3), np.ones((3, 64), np.float32)
+    >>> exported = Exported(model, {}, SimpleNamespace(table_ND=vectors_ND), vectors_ND, {})
+    >>> data = DataRange(digest="d", cut_off_ms=None, num_events=2, num_users=1)
+    >>> told = {"features": {}, "catalogue_digest": "c", "metrics": [], "seed": 0, "parent": None}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     x = from_histories([visit], num_rows=3)
+    ...     bundle = publish(Home(Path(folder)), exported, x, Provenance(data=data, **told))
+    ...     bundle.tensors("popular")["scores"].tolist()
+    [0.0, 1.0, 1.0]
     """
     model = exported.model
     weights = {
@@ -107,6 +134,10 @@ def publish(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that made a model."""
+    """Return the versions of Python and of the libraries that made a model.
+
+    >>> list(versions())
+    ['python', 'ouzel', 'numpy', 'torch', 'onnx', 'onnxruntime', 'polars']
+    """
     found = {name: version(name) for name in RECORDED_VERSIONS}
     return {"python": platform.python_version(), **found}

@@ -44,7 +44,19 @@ class Trained:
 
 
 def import_dataset(log: EventLog, dataset: Dataset, progress: Progress) -> None:
-    """Put the events and items of `dataset` into the log; what is there already is passed over."""
+    """Put the events and items of `dataset` into the log; what is there already is passed over.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import polars as pl
+    >>> from ouzel.data.read import from_arrow
+    >>> from ouzel.recommender.options import Silent
+    >>> events = from_arrow(pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"]}))
+    >>> with tempfile.TemporaryDirectory() as folder, Home(Path(folder)).log() as log:
+    ...     import_dataset(log, events, Silent())
+    ...     log.catalog.ids([1, 2])
+    ['a', 'b']
+    """
     counts = log.import_frame(
         dataset.columns(),
         source_digest=dataset.digest,
@@ -62,6 +74,15 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
 
     Raises:
         ValueError: there is too little data to split or learn from; the message says what to add.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from ouzel.recommender.options import Silent
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     train_home(Home(Path(folder)), TrainOptions(), Silent())
+    Traceback (most recent call last):
+    ...
+    ValueError: there are no events to split: give at least one
     """
     torch.set_num_threads(usable_cores())
     with home.log() as log:
@@ -103,7 +124,19 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
 def fit_split(
     home: Home, split: Split, options: TrainOptions, progress: Progress
 ) -> tuple[ESASRec, FitResult]:
-    """Return a model fitted on the training part, stopped early by the validation part."""
+    """Return a model fitted on the training part, stopped early by the validation part.
+
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> from ouzel.recommender.options import Silent
+    >>> once = History(np.array([1], np.int32), np.array([10]))
+    >>> split = split_of(from_histories([once], num_rows=2), "leave-one-out")
+    >>> fit_split(Home(Path("home")), split, TrainOptions(), Silent())
+    Traceback (most recent call last):
+    ...
+    ValueError: no user has two interactions to learn from; add data with histories
+    """
     model = _untrained_model(split.train, options)
     window = model.config.window
     settings = settings_for(split.train, options)
@@ -137,7 +170,11 @@ def fit_split(
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use.
+
+    >>> usable_cores() >= 1
+    True
+    """
     return len(os.sched_getaffinity(0))
 
 
@@ -185,6 +222,12 @@ def model_config(interactions: Interactions, preset: str) -> ESASRecConfig:
     """Return the config of `preset` with dropout chosen by how much is known of each item.
 
     Where items have few events, a model of this size learns them by heart within ten epochs.
+
+    >>> import numpy as np
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> visit = History(np.ones(150, np.int32), np.arange(150))
+    >>> [model_config(from_histories([visit], num_rows=n), "S").dropout for n in (2, 200)]
+    [0.2, 0.5]
     """
     sparse = len(interactions) < SPARSE_EVENTS_PER_ITEM * interactions.num_rows
     return replace(PRESETS[preset], dropout=SPARSE_DROPOUT if sparse else PRESETS[preset].dropout)
@@ -196,7 +239,14 @@ def _untrained_model(interactions: Interactions, options: TrainOptions) -> ESASR
 
 
 def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettings:
-    """Return how to fit: batches that give small data enough steps an epoch."""
+    """Return how to fit: batches that give small data enough steps an epoch.
+
+    >>> import numpy as np
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> few = from_histories([History(np.array([1, 2], np.int32), np.array([10, 20]))], num_rows=3)
+    >>> settings_for(few, TrainOptions(minutes=5)).batch_tokens
+    1024
+    """
     smallest, largest = BATCH_TOKENS
     tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
     return FitSettings(batch_tokens=tokens, minutes=options.minutes, seed=options.seed)
