@@ -82,6 +82,25 @@ def test_degraded_answers_are_counted_when_good(planted, reply):
     assert result.degraded == result.statuses["200"]
 
 
+def test_a_server_that_degrades_in_time_holds_nothing(planted, reply):
+    body = b'{"items":[],"degraded":"state"}'
+
+    def answer(transport, number):
+        transport.write(reply(200, body) if number % 50 == 0 else reply())
+
+    with planted(answer) as (port, _):
+        result = run_load(spec_of(port, warmup_s=0.0, mark_ms=4000.0))
+    assert result.statuses == {"200": result.requests} and result.within_mark == 1
+    assert result.degraded == result.requests // 50
+    assert not held(msgspec.structs.replace(result, void=False))
+
+
+@pytest.mark.parametrize(("degraded", "holds"), [(0, True), (1, True), (2, False), (1000, False)])
+def test_at_most_a_thousandth_may_be_degraded(degraded, holds):
+    template = fake_runs(1.0)[0](spec_of(1, rate=0.5))
+    assert held(msgspec.structs.replace(template, requests=1000, degraded=degraded)) is holds
+
+
 def test_lost_malformed_and_unanswered_requests_are_told_apart(planted, reply):
     def answer(transport, number):
         if number % 20 == 5:

@@ -89,6 +89,22 @@ def test_a_server_that_holds_nothing_has_a_row_too(spec):
     assert "p99_ms" not in row
 
 
+def test_a_rate_that_only_degraded_answers_hold_is_not_held(spec):
+    def run(asked):
+        return msgspec.structs.replace(run_of(asked), degraded=0 if asked.rate <= 200 else 3)
+
+    row = sustained_row(spec, QUICK, p99_ms=10.0, run=run)
+    assert 0 < row["requests_per_s"] <= 200 and row["degraded"] == 0
+
+    row = sustained_row(
+        spec,
+        QUICK,
+        p99_ms=10.0,
+        run=lambda asked: msgspec.structs.replace(run_of(asked), degraded=3),
+    )
+    assert (row["requests_per_s"], row["degraded"]) == (0.0, 3)
+
+
 def test_warming_asks_once_for_each_user(planted, reply):
     users = [f"u{number}" for number in range(WARM_CONNECTIONS * 2 + 3)]
     with planted(lambda transport, number: transport.write(reply())) as (port, bodies):

@@ -57,7 +57,7 @@ STATE_BYTES = 205_000
 
 SHOWN = (
     "system", "case", "tuning", "p99_mark_ms", "requests_per_s", "times_peer", "p50_ms", "p99_ms",
-    "unloaded_p50_ms", "next_answer_share", "rss_mb", "server_cpu_ms_per_request",
+    "unloaded_p50_ms", "next_answer_share", "degraded", "rss_mb", "server_cpu_ms_per_request",
 )  # fmt: skip
 """The columns that people compare; the JSON has them all."""
 

@@ -25,6 +25,9 @@ from ouzel.evaluation.load_spec import LoadSpec, make_plan
 HELD_SHARE = 0.999
 """Share of requests that must be answered well and in time for a rate to count as held."""
 
+MAX_DEGRADED_SHARE = 0.001
+"""Share of requests that a cheaper plan may answer: a rate held without the model is not held."""
+
 LOWEST_RATE = 1.0
 """Requests per second below which the search for a sustained rate gives up."""
 
@@ -66,13 +69,15 @@ def run_load(spec: LoadSpec) -> LoadResult:
 
 
 def held(result: LoadResult) -> bool:
-    """Return whether the run is valid and 99.9% of it was answered well within `mark_ms`.
+    """Return whether the run is valid, 99.9% of it well within `mark_ms` and at most 0.1% degraded.
 
     >>> from types import SimpleNamespace
-    >>> held(SimpleNamespace(void=False, within_mark=0.998))
+    >>> held(SimpleNamespace(void=False, within_mark=1.0, degraded=2, requests=1000))
     False
     """
-    return not result.void and result.within_mark >= HELD_SHARE
+    degraded_share = result.degraded / max(1, result.requests)
+    in_time = result.within_mark >= HELD_SHARE
+    return not result.void and in_time and degraded_share <= MAX_DEGRADED_SHARE
 
 
 def sustained(
@@ -83,7 +88,7 @@ def sustained(
     precision: float = 0.05,
     run: Callable[[LoadSpec], LoadResult] = run_load,
 ) -> Sustained:
-    """Return the highest rate at which 99.9% are answered within `p99_ms`, by bisection.
+    """Return the highest rate that is `held` within `p99_ms`, by bisection.
 
     The search starts from `spec.rate` with runs of `search_s`, within `precision`; it goes on from
     the rate found, downwards, with runs of `spec.duration_s`. A void run is tried once more.
@@ -93,7 +98,9 @@ def sustained(
 
     >>> from types import SimpleNamespace
     >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
-    >>> server = lambda asked: SimpleNamespace(void=False, within_mark=float(asked.rate < 100))
+    >>> def server(asked):
+    ...     in_time = float(asked.rate < 100)
+    ...     return SimpleNamespace(void=False, within_mark=in_time, degraded=0, requests=9)
     >>> 95 < sustained(spec, p99_ms=10, run=server).requests_per_s < 100
     True
     """

@@ -112,7 +112,9 @@ def sustained_row(
 
     >>> from types import SimpleNamespace
     >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
-    >>> too_slow = lambda asked: SimpleNamespace(void=False, within_mark=0.5)
+    >>> too_slow = lambda asked: SimpleNamespace(
+    ...     void=False, within_mark=0.5, degraded=0, requests=9
+    ... )
     >>> sustained_row(spec, QUICK, p99_ms=50.0, run=too_slow)["requests_per_s"]
     0.0
     """
@@ -122,7 +124,7 @@ def sustained_row(
     )
     row: Row = {"p99_mark_ms": p99_ms, "requests_per_s": found.requests_per_s}
     if found.result is None:
-        return {**row, "trials": len(found.trials)}
+        return {**row, "degraded": found.trials[-1].degraded, "trials": len(found.trials)}
     result = found.result
     row |= {
         "p50_ms": result.latency["recommend"].p50_ms,
