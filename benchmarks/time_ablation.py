@@ -20,10 +20,10 @@ from ouzel.cli.output import emit
 from ouzel.data.encode import encode
 from ouzel.data.read import read
 from ouzel.evaluation.protocol import evaluate
-from ouzel.models.sequence.esasrec import ESASRec
+from ouzel.models.sequence.esasrec import PRESETS, ESASRec
 from ouzel.recommender.evaluate import split_of
 from ouzel.recommender.options import TrainOptions
-from ouzel.recommender.train import model_config, settings_for
+from ouzel.recommender.train import dropout_for, settings_for
 from ouzel.training.fit import fit
 from ouzel.training.validation import torch_scorer
 
@@ -40,7 +40,7 @@ def main() -> None:
     split = split_of(interactions, arguments.split)
     rows = []
     for timed in (False, True):
-        config = replace(model_config(split.train, "S"), timed=timed)
+        config = replace(PRESETS["S"], timed=timed, dropout=dropout_for(split.train))
         torch.manual_seed(arguments.seed)
         model = ESASRec(config, interactions.num_rows)
         settings = replace(

@@ -89,6 +89,17 @@ class TestContract:
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize("known", SEQUENCE_MODELS)
+def test_every_preset_is_built(known: type[SequenceEncoder]) -> None:
+    for preset, config in known.presets.items():
+        model = known.build(preset, 5, dropout=0.3)
+        assert model.config.dropout == 0.3 and model.config.dim == config.dim
+
+
+def test_names_are_unique() -> None:
+    assert len({known.name for known in SEQUENCE_MODELS}) == len(SEQUENCE_MODELS)
+
+
 def test_only_known_fields_are_in_the_config() -> None:
     """Every field of the config is read somewhere in the model's own file or its layers."""
     source = Path(sequence.__file__).with_name("esasrec.py").read_text()

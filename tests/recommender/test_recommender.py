@@ -189,3 +189,27 @@ def test_data_with_nothing_to_learn_says_so_or_copes(frame: pl.DataFrame, tmp_pa
         assert any(word in str(error) for word in ("add", "give", "need"))
     else:
         assert len(recommender.recommend(["a"], k=2)) <= 2
+
+
+def test_cleaning_is_told_and_takes_away_what_it_says() -> None:
+    from ouzel.data.read import from_arrow
+    from ouzel.recommender.options import Silent
+    from ouzel.recommender.train import cleaned
+
+    told = []
+
+    class Telling(Silent):
+        def say(self, text: str) -> None:
+            told.append(text)
+
+    rows = [("a", "x", 5.0), ("a", "y", 1.0), ("b", "x", 4.0), ("b", "z", None)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "value"], orient="row")
+    dataset = from_arrow(frame)
+    kept = cleaned(dataset, TrainOptions(min_value=4), Telling()).frame
+    assert kept["item_id"].to_list() == ["x", "x", "z"]
+    assert told == ["Cleaning leaves 3 of 4 events"]
+    with pytest.raises(ValueError, match="lower the thresholds"):
+        cleaned(dataset, TrainOptions(k_core=3), Silent())
+    rated = from_arrow(frame.head(3))
+    with pytest.raises(ValueError, match="lower it"):
+        cleaned(rated, TrainOptions(min_value=9), Silent())

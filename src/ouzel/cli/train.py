@@ -28,6 +28,12 @@ def command(
     refit: Annotated[
         bool, typer.Option("--refit", help="Train once more on everything, and serve that.")
     ] = False,
+    min_value: Annotated[
+        float | None, typer.Option(help="Leave out ratings below this, such as 4 of 5.")
+    ] = None,
+    k_core: Annotated[
+        int | None, typer.Option(help="Keep users and items with this many events in common.")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Train for at most this long; default: until it is best.")
     ] = None,
@@ -54,17 +60,24 @@ def command(
     from ouzel.data.read import read
     from ouzel.recommender.home import Home
     from ouzel.recommender.options import TrainOptions
-    from ouzel.recommender.train import import_dataset, train_home
+    from ouzel.recommender.train import cleaned, import_dataset, train_home
 
     options = TrainOptions(
-        model=model, preset=preset, split=split, refit=refit, minutes=minutes, seed=seed
+        model=model,
+        preset=preset,
+        split=split,
+        refit=refit,
+        min_value=min_value,
+        k_core=k_core,
+        minutes=minutes,
+        seed=seed,
     )
     home = Home(out)
     with TrainingProgress() as progress:
         dataset = read(data, columns=column_map(map_ or []), strict=strict)
         progress.say(str(dataset.report))
         with home.log() as log:
-            import_dataset(log, dataset, progress)
+            import_dataset(log, cleaned(dataset, options, progress), progress)
         trained = train_home(home, options, progress)
     result = {
         "home": str(out),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ouzel.bundle.manifest import GraphSignature
-from ouzel.models.sequence.esasrec import ESASRec
+from ouzel.models.protocols import SequenceEncoder
 
 OPSET = 20
 
@@ -30,7 +30,7 @@ OPSET = 20
 class _Graph(nn.Module):
     """A method of a model as a module of its own, which is what the exporter takes."""
 
-    def __init__(self, model: ESASRec, method: Callable[..., Any]) -> None:
+    def __init__(self, model: SequenceEncoder, method: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self.method = method
@@ -39,7 +39,7 @@ class _Graph(nn.Module):
         return self.method(*inputs)
 
 
-def export_graphs(model: ESASRec) -> dict[str, bytes]:
+def export_graphs(model: SequenceEncoder) -> dict[str, bytes]:
     """Return the graphs `encode`, `append`, `query`, `score`, `item` of `model` as ONNX files.
 
     encode(rows_BL, times_BL, length_B, table_ND) -> key_i, value_i (B, L, H, E) ..., last (B, D)
@@ -52,7 +52,7 @@ def export_graphs(model: ESASRec) -> dict[str, bytes]:
     item(rows_M, table_ND) -> vectors (M, D)
 
     >>> from unittest.mock import patch
-    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
     >>> model = ESASRec(ESASRecConfig(dim=8, num_layers=1, window=4), num_rows=3)
     >>> outputs_of = lambda model, method, inputs, outputs: outputs  # tracing takes seconds
     >>> with patch("ouzel.compression.export._export", outputs_of):
@@ -89,14 +89,14 @@ def row_names(num_layers: int) -> list[str]:
     return [*rows, "last"]
 
 
-def _cache(model: ESASRec, slots: int) -> list[Tensor]:
+def _cache(model: SequenceEncoder, slots: int) -> list[Tensor]:
     config = model.config
     heads, size = config.num_heads, config.dim // config.num_heads
     keys, values = (slots, heads, size, config.window), (slots, heads, config.window, size)
     return [torch.zeros(shape) for _ in range(config.num_layers) for shape in (keys, values)]
 
 
-def _export_encode(model: ESASRec) -> bytes:
+def _export_encode(model: SequenceEncoder) -> bytes:
     batch, length, rows = Dim("B"), Dim("L"), Dim("N")
     sample = torch.ones(2, 3, dtype=torch.int64)
     inputs = {
@@ -108,7 +108,7 @@ def _export_encode(model: ESASRec) -> bytes:
     return _export(model, model.encode, inputs, row_names(model.config.num_layers))
 
 
-def _export_append(model: ESASRec) -> bytes:
+def _export_append(model: SequenceEncoder) -> bytes:
     batch, slots, rows = Dim("B"), Dim("S"), Dim("N")
     each = torch.ones(2, dtype=torch.int64)
     inputs = {name: (each, {0: batch}) for name in ("row", "time", "length", "slot")}
@@ -119,7 +119,7 @@ def _export_append(model: ESASRec) -> bytes:
     return _export(model, model.append, inputs, row_names(model.config.num_layers))
 
 
-def _export_query(model: ESASRec) -> bytes:
+def _export_query(model: SequenceEncoder) -> bytes:
     batch, slots = Dim("B"), Dim("S")
     each = torch.ones(2, dtype=torch.int64)
     keys, values = _cache(model, slots=5)[-2:]
@@ -131,7 +131,7 @@ def _export_query(model: ESASRec) -> bytes:
     return _export(model, model.query, inputs, ["vector"])
 
 
-def _export_score(model: ESASRec) -> bytes:
+def _export_score(model: SequenceEncoder) -> bytes:
     batch, slots, rows, candidates = Dim("B"), Dim("S"), Dim("N"), Dim("K")
     each = torch.ones(2, dtype=torch.int64)
     keys, values = _cache(model, slots=5)[-2:]
@@ -147,7 +147,7 @@ def _export_score(model: ESASRec) -> bytes:
     return _export(model, model.score, inputs, ["logits"])
 
 
-def _export_item(model: ESASRec) -> bytes:
+def _export_item(model: SequenceEncoder) -> bytes:
     items, rows = Dim("M"), Dim("N")
     inputs = {
         "rows": (torch.ones(2, dtype=torch.int64), {0: items}),
@@ -157,7 +157,7 @@ def _export_item(model: ESASRec) -> bytes:
 
 
 def _export(
-    model: ESASRec,
+    model: SequenceEncoder,
     method: Callable[..., Any],
     inputs: dict[str, tuple[Tensor, dict[int, Any]]],
     outputs: list[str],

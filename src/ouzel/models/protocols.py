@@ -3,12 +3,65 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
 
+class SequenceConfig(Protocol):
+    """What every config of a sequence model says, beside what is the model's own."""
+
+    @property
+    def dim(self) -> int:
+        """Return the size D of item, event and user vectors."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Return L, the number of layers that have a cache."""
+        ...
+
+    @property
+    def num_heads(self) -> int:
+        """Return H, the number of attention heads."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Return W, the events that one position attends to, itself included."""
+        ...
+
+    @property
+    def dropout(self) -> float:
+        """Return the dropout in training."""
+        ...
+
+    @property
+    def receptive_field(self) -> int:
+        """Return how many of the newest events an answer depends on."""
+        ...
+
+
 class SequenceEncoder(nn.Module, ABC):
-    """A model of histories. B = batch, L = length, D = vector size, N = catalogue rows."""
+    """A model of histories that serves from a cache per user.
+
+    B = batch, L = length, D = dim, H = heads, E = D / H, W = window, S = state slots, N = catalogue
+    rows, M = rows asked for, K = candidates.
+    """
+
+    name: ClassVar[str]
+    """What the model is called on the command line and in a Bundle."""
+    presets: ClassVar[Mapping[str, Any]]
+    """Its configs by size."""
+    config: SequenceConfig
+    items: nn.Embedding
+    """The item table (N, D) as it is trained; a Bundle holds its two sides apart."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
+        """Return an untrained model of a preset for a catalogue."""
 
     @abstractmethod
     def forward(self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor) -> Tensor:
@@ -21,3 +74,51 @@ class SequenceEncoder(nn.Module, ABC):
     @abstractmethod
     def item_vectors(self) -> Tensor:
         """Return the output-side vectors (N, D) of all catalogue rows."""
+
+    # The graphs that serve; docs/architecture.md has their inputs in a table.
+
+    @abstractmethod
+    def encode(
+        self, rows_BL: Tensor, times_BL: Tensor, length_B: Tensor, table_ND: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return per layer the keys and values (B, L, H, E) of each event, then `last` (B, D)."""
+
+    @abstractmethod
+    def append(
+        self,
+        row_B: Tensor,
+        time_B: Tensor,
+        length_B: Tensor,
+        slot_B: Tensor,
+        table_ND: Tensor,
+        *cache: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return the new cache rows: per layer a key and a value (B, H, E), then `last` (B, D)."""
+
+    @abstractmethod
+    def query(
+        self,
+        now_B: Tensor,
+        length_B: Tensor,
+        slot_B: Tensor,
+        last_SD: Tensor,
+        last_time_S: Tensor,
+        *cache: Tensor,
+    ) -> Tensor:
+        """Return the user vectors (B, D) at request times `now_B` (ms) from cached states."""
+
+    @abstractmethod
+    def score(
+        self,
+        query_BD: Tensor,
+        length_B: Tensor,
+        slot_B: Tensor,
+        candidates_BK: Tensor,
+        vectors_ND: Tensor,
+        *cache: Tensor,
+    ) -> Tensor:
+        """Return one logit per candidate and action (B, K, A)."""
+
+    @abstractmethod
+    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
+        """Return the output-side vectors (M, D) of catalogue rows."""

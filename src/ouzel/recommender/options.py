@@ -7,10 +7,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Protocol
 
-MODEL_NAMES = ("esasrec",)
-"""Every model that can be trained by name."""
-
-PRESET_NAMES = ("S", "M")
 SPLIT_NAMES = ("leave-one-out", "temporal")
 
 
@@ -23,22 +19,31 @@ class TrainOptions:
     """
 
     model: str = "esasrec"
-    """Which model; see `MODEL_NAMES`."""
+    """Which model, by its name in `ouzel.models.sequence.SEQUENCE_MODELS`."""
     preset: str = "S"
     """Its size: S (dim 64, 2 layers) or M (dim 128, 4 layers), both over 200 events."""
     split: str = "temporal"
     """What is held out: the newest tenth by time, or each user's last two events."""
     refit: bool = False
     """Train once more on everything, for as many epochs as were best, and serve that."""
+    min_value: float | None = None
+    """Import ratings of at least this, as likes, and events without one; None takes all as is."""
+    k_core: int | None = None
+    """Import only users and items that have this many events among each other; None takes all."""
     minutes: float | None = None
     """At most this much training time (each, with `refit`); None lets early stopping decide."""
     seed: int = 0
     """Of everything random."""
 
     def __post_init__(self) -> None:
-        _check_name("model", self.model, MODEL_NAMES)
-        _check_name("preset", self.preset, PRESET_NAMES)
+        from ouzel.models.sequence import SEQUENCE_MODELS
+
+        models = {known.name: known for known in SEQUENCE_MODELS}
+        _check_name("model", self.model, tuple(models))
+        _check_name("preset", self.preset, tuple(models[self.model].presets))
         _check_name("split", self.split, SPLIT_NAMES)
+        if self.k_core is not None and self.k_core < 1:
+            raise ValueError(f"k_core is {self.k_core}: give 1 or more, or leave it out")
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes is {self.minutes}: give more than 0, or leave it out")
 

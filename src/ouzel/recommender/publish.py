@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from ouzel.compression.parity import measure_parity
 from ouzel.evaluation.baselines import RECENT_WINDOW_MS
 from ouzel.events.interactions import Interactions
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.models.sequence.esasrec import ESASRec
+from ouzel.models.protocols import SequenceEncoder
 from ouzel.recommender.home import Home
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
@@ -31,7 +32,7 @@ RECORDED_VERSIONS = ("ouzel", "numpy", "torch", "onnx", "onnxruntime", "polars")
 class Exported:
     """A model in the form that serves, with its measured differences from the torch model."""
 
-    model: ESASRec
+    model: SequenceEncoder
     files: dict[str, bytes]
     graphs: Graphs
     vectors_ND: NDArray[np.float32]
@@ -50,7 +51,7 @@ class Provenance:
     parent: str | None
 
 
-def export(model: ESASRec, interactions: Interactions, *, threads: int) -> Exported:
+def export(model: SequenceEncoder, interactions: Interactions, *, threads: int) -> Exported:
     """Return `model` exported, and checked on histories spread over all lengths there are.
 
     Raises:
@@ -58,7 +59,7 @@ def export(model: ESASRec, interactions: Interactions, *, threads: int) -> Expor
 
     >>> from unittest.mock import DEFAULT, patch
     >>> from ouzel.events.interactions import History, from_histories
-    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
     >>> visit = History(np.array([1, 2, 1], np.int32), np.array([10, 20, 30]))
     >>> x = from_histories([visit, visit.last(1), visit.last(2)], num_rows=3)
     >>> slow = {"export_graphs": DEFAULT, "Graphs": DEFAULT, "measure_parity": DEFAULT}
@@ -91,7 +92,7 @@ def publish(
     >>> from pathlib import Path
     >>> from types import SimpleNamespace
     >>> from ouzel.events.interactions import History, from_histories
-    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
     >>> visit = History(np.array([1, 2], np.int32), np.array([10, 20]))
     >>> model, vectors_ND = ESASRec(ESASRecConfig(), 3), np.ones((3, 64), np.float32)
     >>> exported = Exported(model, {}, SimpleNamespace(table_ND=vectors_ND), vectors_ND, {})
@@ -121,8 +122,8 @@ def publish(
     }
     fields = {
         **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__},
-        "model": type(model).__name__.lower(),
-        "config": asdict(model.config),
+        "model": model.name,
+        "config": msgspec.to_builtins(model.config),
         "num_rows": interactions.num_rows,
         "graphs": graph_signatures(exported.files),
         "error_bounds": exported.error_bounds,

@@ -57,13 +57,13 @@ class Recommender:
             ValueError: the events cannot be read, or are too few to learn from.
         """
         from ouzel.data.read import from_arrow, read
-        from ouzel.recommender.train import import_dataset, train_home
+        from ouzel.recommender.train import cleaned, import_dataset, train_home
 
         chosen = TrainOptions(**options)
         dataset = read(Path(events)) if isinstance(events, str | Path) else from_arrow(events)
         self._close()
         with self.home.log() as log:
-            import_dataset(log, dataset, Silent())
+            import_dataset(log, cleaned(dataset, chosen, Silent()), Silent())
         train_home(self.home, chosen, Silent())
         return self
 

@@ -10,13 +10,15 @@ import torch
 
 from ouzel.bundle.bundle import Bundle
 from ouzel.bundle.manifest import DataRange
+from ouzel.data.clean import implicit, k_core
 from ouzel.data.dataset import Dataset
 from ouzel.data.split import Split
 from ouzel.evaluation.baselines import baseline_scorers
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
 from ouzel.events.log import EventLog
-from ouzel.models.sequence.esasrec import PRESETS, ESASRec, ESASRecConfig
+from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.sequence import SEQUENCE_MODELS
 from ouzel.recommender.evaluate import compare, split_of
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Progress, TrainOptions
@@ -28,8 +30,9 @@ STEPS_PER_EPOCH = 150
 """Small data gets small batches: about this many steps an epoch, within the bounds below."""
 
 BATCH_TOKENS = (1024, 6400)
-SPARSE_EVENTS_PER_ITEM = 50
+DROPOUT = 0.2
 SPARSE_DROPOUT = 0.5
+SPARSE_EVENTS_PER_ITEM = 50
 VALIDATION_TARGETS = 4000
 EPOCHS_WITHOUT_VALIDATION = 20
 
@@ -41,6 +44,26 @@ class Trained:
     bundle: Bundle
     rows: list[dict[str, Any]]
     result: FitResult
+
+
+def cleaned(dataset: Dataset, options: TrainOptions, progress: Progress) -> Dataset:
+    """Return `dataset` without what `options` leave out, after saying how much that is.
+
+    Raises:
+        ValueError: nothing would be left.
+    """
+    frame = dataset.frame
+    if options.min_value is not None:
+        frame = implicit(frame, threshold=options.min_value)
+    if options.k_core is not None:
+        frame = k_core(frame, users=options.k_core, items=options.k_core)
+    if not len(frame):
+        raise ValueError(
+            f"min_value {options.min_value} leaves none of {len(dataset.frame):,} events: lower it"
+        )
+    if len(frame) < len(dataset.frame):
+        progress.say(f"Cleaning leaves {len(frame):,} of {len(dataset.frame):,} events")
+    return dataset.with_frame(frame)
 
 
 def import_dataset(log: EventLog, dataset: Dataset, progress: Progress) -> None:
@@ -98,7 +121,6 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         catalogue_digest = log.catalog.digest(interactions.num_rows)
     provenance = Provenance(
         features={
-            "max_length": PRESETS[options.preset].window,
             "preset": options.preset,
             "split": options.split,
             "until_offset": offset,
@@ -123,7 +145,7 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
 
 def fit_split(
     home: Home, split: Split, options: TrainOptions, progress: Progress
-) -> tuple[ESASRec, FitResult]:
+) -> tuple[SequenceEncoder, FitResult]:
     """Return a model fitted on the training part, stopped early by the validation part.
 
     >>> from pathlib import Path
@@ -218,24 +240,25 @@ def _refit(
     return publish(home, exported, interactions, provenance)
 
 
-def model_config(interactions: Interactions, preset: str) -> ESASRecConfig:
-    """Return the config of `preset` with dropout chosen by how much is known of each item.
+def dropout_for(interactions: Interactions) -> float:
+    """Return the dropout that the density of the data calls for.
 
     Where items have few events, a model of this size learns them by heart within ten epochs.
 
-    >>> import numpy as np
-    >>> from ouzel.events.interactions import History, from_histories
-    >>> visit = History(np.ones(150, np.int32), np.arange(150))
-    >>> [model_config(from_histories([visit], num_rows=n), "S").dropout for n in (2, 200)]
-    [0.2, 0.5]
+    >>> from ouzel.events.interactions import from_histories
+    >>> dropout_for(from_histories([], num_rows=3))
+    0.5
     """
     sparse = len(interactions) < SPARSE_EVENTS_PER_ITEM * interactions.num_rows
-    return replace(PRESETS[preset], dropout=SPARSE_DROPOUT if sparse else PRESETS[preset].dropout)
+    return SPARSE_DROPOUT if sparse else DROPOUT
 
 
-def _untrained_model(interactions: Interactions, options: TrainOptions) -> ESASRec:
+def _untrained_model(interactions: Interactions, options: TrainOptions) -> SequenceEncoder:
     torch.manual_seed(options.seed)
-    return ESASRec(model_config(interactions, options.preset), interactions.num_rows)
+    (model_class,) = (known for known in SEQUENCE_MODELS if known.name == options.model)
+    return model_class.build(
+        options.preset, interactions.num_rows, dropout=dropout_for(interactions)
+    )
 
 
 def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettings:

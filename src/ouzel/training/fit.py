@@ -253,6 +253,7 @@ def _fingerprint(
     limits = ("epochs", "minutes", "patience")
     chosen = {key: value for key, value in asdict(settings).items() if key not in limits}
     digest = hashlib.sha256(json.dumps([chosen, max_length, torch.get_num_threads()]).encode())
+    digest.update(interactions.offsets_U1.tobytes())
     digest.update(interactions.rows_E.tobytes())
     digest.update(interactions.times_ms_E.tobytes())
     for name, tensor in model.state_dict().items():

@@ -1,6 +1,9 @@
 """Sequence models: one file each, named in the closed tuple below."""
 
+from __future__ import annotations
+
+from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.sequence.esasrec import ESASRec
 
-SEQUENCE_MODELS = (ESASRec,)
+SEQUENCE_MODELS: tuple[type[SequenceEncoder], ...] = (ESASRec,)
 """Every sequence model. A file of this folder that is missing here fails the contract suite."""

@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,9 @@ Angles = tuple[Tensor, Tensor]
 class ESASRec(SequenceEncoder):
     """The model over catalogue rows; the module's docstring says how it works."""
 
+    name = "esasrec"
+    presets = PRESETS
+    config: ESASRecConfig
     harmonics: Tensor
 
     def __init__(self, config: ESASRecConfig, num_rows: int) -> None:
@@ -111,6 +115,11 @@ class ESASRec(SequenceEncoder):
             self.elapsed = nn.Linear(2 * TIME_HARMONICS, config.dim)
         harmonics = torch.arange(1, TIME_HARMONICS + 1) * (math.pi / LOG_SECONDS_SCALE)
         self.register_buffer("harmonics", harmonics, persistent=False)
+
+    @classmethod
+    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
+        """Return an untrained model of a preset for a catalogue."""
+        return cls(replace(PRESETS[preset], dropout=dropout), num_rows)
 
     # Training: every position of many histories at once.
 
