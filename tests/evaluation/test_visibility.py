@@ -6,14 +6,19 @@ import json
 
 import pytest
 
-from ouzel.evaluation.visibility import MOST_ANSWERS, measure_visibility
+from ouzel.evaluation.visibility import MOST_ANSWERS, _knows, measure_visibility
 
 
 class Stale:
-    """Answers with five items; a click takes effect `late` answers after the next."""
+    """Answers with five items; a click takes effect `late` answers after the next.
 
-    def __init__(self, written, *, late=0, accepted=1):
+    The clicked item leaves, and every score moves by `move`; an answer after a click says
+    `source` and `degraded`.
+    """
+
+    def __init__(self, written, *, late=0, accepted=1, move=0.02, source="sequence", degraded=None):
         self.written, self.late, self.accepted = written, late, accepted
+        self.move, self.after = move, {"source": source, "degraded": degraded}
         self.clicked, self.left = set(), 0
 
     def __call__(self, bodies, transport, number):
@@ -25,8 +30,17 @@ class Stale:
         if self.left == 0 and getattr(self, "pending", None):
             self.clicked.add(self.pending)
         self.left -= self.left > 0
-        items = [{"item_id": f"i{row}"} for row in range(9) if f"i{row}" not in self.clicked][:5]
-        reply = {"request_id": "r", "items": items}
+        said = self.after if self.clicked else {"source": "sequence", "degraded": None}
+        items = [
+            {
+                "item_id": f"i{row}",
+                "score": 9.0 - row + self.move * len(self.clicked) + 1e-6 * number,
+                "source": said["source"],
+            }
+            for row in range(9)
+            if f"i{row}" not in self.clicked
+        ][:5]
+        reply = {"request_id": "r", "items": items, "degraded": said["degraded"]}
         transport.write(self.written(body=json.dumps(reply).encode()))
 
 
@@ -53,6 +67,31 @@ def test_a_click_that_shows_at_once_took_one_answer(against):
 def test_a_late_click_is_seen_to_be_late(against):
     row = against(["u1", "u2"], late=2)
     assert row["next_answer_share"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "fault", [{"move": 0.0}, {"source": "popular"}, {"degraded": "state"}], ids=str
+)
+def test_a_click_that_only_the_seen_filter_knows_is_not_visible(against, fault):
+    with pytest.raises(ValueError, match="is not visible after 50"):
+        against(["u1"], **fault)
+
+
+def test_a_server_without_states_is_not_measured(planted, reply):
+    body = {"items": [{"item_id": "a", "score": 1.0, "source": "popular"}], "degraded": None}
+
+    def answer(transport, number):
+        transport.write(reply(body=json.dumps(body).encode()))
+
+    with planted(answer) as (port, _), pytest.raises(ValueError, match="none of 50 lists"):
+        measure_visibility(port, ["u1"])
+
+
+def test_a_list_of_other_items_comes_from_a_moved_state():
+    shown = {"items": [{"item_id": "a", "score": 1.0}]}
+    other = {"items": [{"item_id": "b", "score": 1.0, "source": "sequence"}], "degraded": None}
+    assert _knows(shown, other, "a")
+    assert not _knows(shown, {**other, "items": []}, "a")
 
 
 def test_a_lost_click_is_an_error(against):

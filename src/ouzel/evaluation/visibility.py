@@ -1,8 +1,10 @@
 """How soon a click is visible: the time from sending it to holding an answer that knows of it.
 
-Each probe asks for a list, clicks its first item and asks again. A list is the answer to the click
-once the clicked item, now seen, has left it; the probe asks until that happens and counts how many
-answers it took. Promised is one.
+Each probe asks for a list, clicks its first item and asks again, until an answer knows of the click
+and counts how many answers it took. Promised is one. An answer knows if the clicked item has left,
+if all of it was found with the user's state, undegraded, and if that state has moved: the scores of
+the items that stayed are others. That the item has left is not enough: what was seen is filtered
+even where no state is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ import numpy as np
 
 MOST_ANSWERS = 50
 
+SAME_SHARE = 1e-4
+"""Scores this near, as a share of the list's largest, are the same: the later time of the request
+alone moves them by some millionths, a click by hundredths."""
+
+Reply = dict[str, Any]
+
 
 def measure_visibility(
     port: int, user_ids: Sequence[str], *, pause_seconds: float = 0.0
@@ -28,11 +36,13 @@ def measure_visibility(
     of it, `event_p99_ms` of the click's acknowledgement, and `next_answer_share`: the share of
     probes whose very next answer knew.
 
-    Raises: ValueError if the server refuses, or after 50 answers that do not know of the click.
+    Raises: ValueError if the server refuses, answers without the user's state, or has given 50
+    answers that do not know of the click.
 
     >>> from unittest.mock import patch
-    >>> before, after = {"items": [{"item_id": "a"}], "request_id": "r"}, {"items": []}
-    >>> answers = iter([before, {"accepted": 1}, after])
+    >>> a, b = ({"item_id": name, "score": 0.5, "source": "sequence"} for name in "ab")
+    >>> before = {"items": [a], "request_id": "r", "degraded": None}
+    >>> answers = iter([before, {"accepted": 1}, {**before, "items": [b]}])
     >>> with patch("ouzel.evaluation.visibility._post", lambda *request: next(answers)):
     ...     measure_visibility(8000, ["u"])["next_answer_share"]
     1.0
@@ -64,7 +74,7 @@ def _probes(
 
 def _probe(connection: http.client.HTTPConnection, user_id: str) -> tuple[float, float, int]:
     ask = json.dumps({"user_id": user_id, "n": 10}).encode()
-    shown = _post(connection, "/v1/recommend", ask)
+    shown = _list_by_state(connection, ask)
     clicked = shown["items"][0]["item_id"]
     click = {"event_id": uuid4().hex, "event": "click", "user_id": user_id, "item_id": clicked}
     body = json.dumps({**click, "request_id": shown["request_id"]}).encode()
@@ -74,17 +84,46 @@ def _probe(connection: http.client.HTTPConnection, user_id: str) -> tuple[float,
     acknowledged = time.perf_counter()
     for answers in range(1, MOST_ANSWERS + 1):
         answer = _post(connection, "/v1/recommend", ask)
-        if clicked not in {item["item_id"] for item in answer["items"]}:
+        if _knows(shown, answer, clicked):
             done = time.perf_counter()
             return 1000 * (done - began), 1000 * (acknowledged - began), answers
     raise ValueError(f"the click of {user_id} on {clicked} is not visible after {MOST_ANSWERS}")
 
 
-def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> dict[str, Any]:
+def _list_by_state(connection: http.client.HTTPConnection, ask: bytes) -> Reply:
+    for _ in range(MOST_ANSWERS):
+        answer = _post(connection, "/v1/recommend", ask)
+        if _by_state(answer):
+            return answer
+    raise ValueError(f"none of {MOST_ANSWERS} lists was made with the user's state: {ask!r}")
+
+
+def _by_state(reply: Reply) -> bool:
+    sources = {item["source"] for item in reply["items"]}
+    return sources == {"sequence"} and reply["degraded"] is None
+
+
+def _knows(shown: Reply, answer: Reply, clicked: str) -> bool:
+    """Return whether `answer` comes from a state that the click on an item of `shown` has moved."""
+    before, after = _scores(shown), _scores(answer)
+    if clicked in after or not _by_state(answer):
+        return False
+    same = SAME_SHARE * max(map(abs, before.values()))
+    others = before.keys() - {clicked}
+    return others.isdisjoint(after) or any(
+        abs(after[item_id] - before[item_id]) > same for item_id in others & after.keys()
+    )
+
+
+def _scores(reply: Reply) -> dict[str, float]:
+    return {item["item_id"]: item["score"] for item in reply["items"]}
+
+
+def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> Reply:
     connection.request("POST", path, body, {"Content-Type": "application/json"})
     response = connection.getresponse()
     text = response.read()
     if response.status != 200:
         raise ValueError(f"POST {path} was answered {response.status}: {text[:300]!r}")
-    reply: dict[str, Any] = json.loads(text)
+    reply: Reply = json.loads(text)
     return reply
