@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -148,6 +149,21 @@ def test_nobody_there_is_an_error_that_says_so():
 def test_a_wrong_pid_is_an_error(planted, good):
     with planted(good) as (port, _), pytest.raises(ValueError, match="give the server's pid"):
         run_load(spec_of(port, pid=2**30))
+
+
+def test_the_processor_time_of_a_server_that_lost_a_process_is_unknown(planted, reply):
+    with subprocess.Popen(["sleep", "60"]) as worker:
+
+        def answer(transport, number):
+            if number == 150:
+                worker.kill()
+                worker.wait()
+            transport.write(reply())
+
+        with planted(answer) as (port, _):
+            server = run_load(spec_of(port, pid=os.getpid())).server
+    assert (server.cpu_s, server.cpu_ms_per_request) == (None, None)
+    assert server.rss_mb > 1
 
 
 def test_a_spec_that_is_no_spec_exits_1(monkeypatch, capsys):

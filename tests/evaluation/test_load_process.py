@@ -2,8 +2,7 @@ import os
 import subprocess
 import sys
 
-import pytest
-
+from ouzel.evaluation import load_process
 from ouzel.evaluation.load_process import process_use
 
 CHILD = "x = bytearray(60_000_000); s = sum(range(3_000_000)); print('up', flush=True); input()"
@@ -21,9 +20,17 @@ def test_children_are_counted():
         child.wait(10)
     assert during.rss_mb > before.rss_mb + 50
     assert during.peak_rss_mb >= during.rss_mb
-    assert during.cpu_s > before.cpu_s
+    after = process_use(os.getpid())
+    assert during.cpu_s_since(before) > 0
+    assert child.pid in during.cpu_of and child.pid not in after.cpu_of
+    # Less the child's share the sum has shrunk: a difference of sums would be negative.
+    assert after.cpu_s_since(during) is None
+
+
+def test_a_process_that_ends_while_it_is_read_is_not_counted(monkeypatch):
+    monkeypatch.setattr(load_process, "_family", lambda pid: [pid, 2**30])
+    assert list(process_use(os.getpid()).cpu_of) == [os.getpid()]
 
 
 def test_no_such_process():
-    with pytest.raises(ValueError, match="not there"):
-        process_use(2**30)
+    assert process_use(2**30) == ({}, 0, 0)

@@ -138,6 +138,8 @@ class Generator:
         self._spawn(self._sweep())
         await self._sleep_until(spec.warmup_s)
         server_before, cpu_before_s = self._server(), time.process_time()
+        if server_before is not None and not server_before.cpu_of:
+            raise ValueError(f"process {spec.pid} is not there: give the server's pid")
         await self._sleep_until(spec.warmup_s + spec.duration_s)
         cpu_share = (time.process_time() - cpu_before_s) / spec.duration_s
         while self._settled < len(self._due):
@@ -255,9 +257,10 @@ class Generator:
     def _difference(self, before: ProcessUse | None, after: ProcessUse | None) -> ServerUse | None:
         if before is None or after is None:
             return None
-        cpu_s = after.cpu_s - before.cpu_s
+        cpu_s = after.cpu_s_since(before)
         counted = int(np.count_nonzero(self._plan.due_R >= self._spec.warmup_s))
-        return ServerUse(cpu_s, 1e3 * cpu_s / max(1, counted), after.rss_mb, after.peak_rss_mb)
+        each_ms = None if cpu_s is None else 1e3 * cpu_s / max(1, counted)
+        return ServerUse(cpu_s, each_ms, after.rss_mb, after.peak_rss_mb)
 
     def _record(self) -> Record:
         return Record(

@@ -10,28 +10,42 @@ PROC = Path("/proc")
 
 
 class ProcessUse(NamedTuple):
-    """Sums over a process and its descendants; shared pages count once for each of them."""
+    """Sums over a process and its descendants; shared pages count once for each of them.
 
-    cpu_s: float
+    `cpu_of` has the processor seconds of each by its id.
+    """
+
+    cpu_of: dict[int, float]
     rss_mb: float
     peak_rss_mb: float
 
+    def cpu_s_since(self, before: ProcessUse) -> float | None:
+        """Return the seconds used since `before`, None if a process measured then has ended.
+
+        What it used until its end can no longer be read.
+
+        >>> ProcessUse({7: 2.5, 8: 0.5}, 1.0, 1.0).cpu_s_since(ProcessUse({7: 2.0}, 1.0, 1.0))
+        1.0
+        """
+        if not before.cpu_of.keys() <= self.cpu_of.keys():
+            return None
+        return sum(self.cpu_of.values()) - sum(before.cpu_of.values())
+
 
 def process_use(pid: int) -> ProcessUse:
-    """Return what the process `pid` and its descendants have used so far.
+    """Return what the process `pid` and its descendants have used so far, nothing if it ended.
 
-    Raises:
-        ValueError: there is no such process, or no /proc.
+    >>> process_use(2**30).cpu_of
+    {}
 
     >>> process_use(os.getpid()).rss_mb > 1
     True
     """
-    if not (PROC / str(pid)).exists():
-        raise ValueError(f"process {pid} is not there (or /proc is not): give the server's pid")
     members = _family(pid)
-    cpu_s = sum(_cpu_s(member) for member in members)
+    cpu_s = {member: _cpu_s(member) for member in members}
+    cpu_of = {member: spent for member, spent in cpu_s.items() if spent is not None}
     memory = [_memory_mb(member) for member in members]
-    return ProcessUse(cpu_s, sum(rss for rss, _ in memory), sum(peak for _, peak in memory))
+    return ProcessUse(cpu_of, sum(rss for rss, _ in memory), sum(peak for _, peak in memory))
 
 
 def _family(pid: int) -> list[int]:
@@ -51,11 +65,12 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _cpu_s(pid: int) -> float:
+def _cpu_s(pid: int) -> float | None:
     # The command's name stands in brackets and may hold blanks: fields count from behind it.
     fields = _read(PROC / str(pid) / "stat").rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12]) if fields else 0
-    return ticks / os.sysconf("SC_CLK_TCK")
+    if not fields:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory_mb(pid: int) -> tuple[float, float]:

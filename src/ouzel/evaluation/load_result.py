@@ -32,10 +32,13 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class ServerUse(msgspec.Struct, frozen=True):
-    """What the server's processes took meanwhile; `rss_mb` at the end, `peak_rss_mb` ever."""
+    """What the server's processes took meanwhile; `rss_mb` at the end, `peak_rss_mb` ever.
 
-    cpu_s: float
-    cpu_ms_per_request: float
+    Processor time is None if one of them ended in the run.
+    """
+
+    cpu_s: float | None
+    cpu_ms_per_request: float | None
     rss_mb: float
     peak_rss_mb: float
 
