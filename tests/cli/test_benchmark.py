@@ -20,9 +20,8 @@ FIELDS = {"model": "tiny", "config": {}, "features": {}, "parent": None, "seed":
 
 def tiny_origin():
     parents = cluster_centres(20, 16, seed=0)
-    bias = np.linspace(-1, 1, len(parents), dtype=np.float32)
     fields = {**FIELDS, "graphs": graph_signatures(tiny_files())}
-    return Origin(tiny_files(), parents, bias, fields, skew=1.0)
+    return Origin(tiny_files(), parents, fields, skew=1.0)
 
 
 def made(folder, origin=tiny_origin):
@@ -41,7 +40,6 @@ def test_the_home_serves(tmp_path):
     items = bundle.tensors("items")
     assert np.array_equal(items["vectors"], np.load(tmp_path / "home" / "items.npy"))
     assert np.allclose(np.linalg.norm(items["vectors"][1:], axis=1), 1.0, atol=1e-5)
-    assert items["bias"].shape == (301,)
 
 
 def test_a_home_is_made_once_and_a_broken_one_again(tmp_path):

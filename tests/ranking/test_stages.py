@@ -83,15 +83,6 @@ def test_a_vector_of_nan_is_a_failure_and_falls_back():
     assert sources(ranked.found[0]) == ["popular"] * 3
 
 
-def test_a_bias_counts():
-    bias = np.zeros(N, np.float32)
-    bias[17] = 100
-    index = ExactIndex(np.concatenate([VECTORS, bias[:, None]], axis=1))
-    query = Query(k=1, now_ms=0, user=1, vector=VECTORS[1])
-    found = SearchIndex(index, with_bias=True).run(Work((query,), (Candidates.empty(),))).found[0]
-    assert found.rows_K.tolist() == [17]
-
-
 def test_short_lists_are_filled_without_repeats():
     first = Candidates.of("sequence", rows_of(29, 3), np.array([9.0, 8.0]))
     query = Query(k=5, now_ms=0, seen=rows_of(27))

@@ -17,7 +17,7 @@ from tests.tiny import NUM_ROWS, START_MS, tiny_files, tiny_graphs
 HOUR_MS = 3_600_000
 
 
-def write_home(home: Path, *, num_users: int = 6, bias: bool = False) -> None:
+def write_home(home: Path, *, num_users: int = 6) -> None:
     """Make the home: users u0, u1, ... each with a history of a dozen items."""
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
@@ -25,15 +25,12 @@ def write_home(home: Path, *, num_users: int = 6, bias: bool = False) -> None:
         log.append(_items() + _interactions(rng, num_users))
         interactions = log.interactions()
         graphs = tiny_graphs()
-        items = {"vectors": graphs.item(np.arange(NUM_ROWS))}
-        if bias:
-            items["bias"] = rng.normal(size=NUM_ROWS).astype(np.float32)
         bundle = write_bundle(
             home / "bundles",
             manifest_fields=_fields(log.catalog.digest(NUM_ROWS)),
             tensors={
                 "inputs": {"table": graphs.table_ND},
-                "items": items,
+                "items": {"vectors": graphs.item(np.arange(NUM_ROWS))},
                 "popular": {
                     "scores": popular_scores(interactions),
                     "recent": recent_popular_scores(interactions, window_ms=HOUR_MS),

@@ -125,23 +125,6 @@ def test_nothing_is_audited_while_events_are_on_their_way(engine):
     engine.log.close()
 
 
-def test_a_bias_of_the_bundle_counts(tmp_path):
-    write_home(tmp_path / "with", bias=True)
-    with running(create_app(tmp_path / "with", settings=Settings(state_bytes=STATE_BYTES))) as http:
-        reply = http.get("/v1/recommend?user_id=u1&n=5").json()
-    engine = open_home(tmp_path / "with", state_bytes=STATE_BYTES)
-    vector = oracle(
-        tiny_model(),
-        engine.log.history(engine.log.user_row(user_id="u1")),
-        NOW_MS,
-    )
-    vectors_ND = tiny_graphs().item(np.arange(NUM_ROWS))
-    row = int(reply["items"][0]["item_id"][1:])
-    plain = float(vectors_ND[row] @ vector)
-    assert reply["items"][0]["score"] != pytest.approx(plain, abs=1e-3)
-    engine.log.close()
-
-
 def test_items_that_came_after_the_model_are_stored_and_left_alone(home):
     with EventLog.open(home / "events.db") as log:
         log.append([ItemUpdate(event_id="n", timestamp_ms=1, item_id="new", columns={})])

@@ -43,14 +43,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a home takes from a model: graphs, input table, bias and what the manifest says.
+    """What a home takes from a model: graphs, input table and what the manifest says.
 
     `skew` says how unequal the clusters around the rows of the table become.
     """
 
     graphs: Mapping[str, bytes]
     parents_PD: NDArray[np.float32]
-    bias_P: NDArray[np.float32] | None
     fields: Mapping[str, Any]
     skew: float
 
@@ -83,10 +82,10 @@ def make_home(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         source = origin()
-        work, bias_N = _workload(scale, source, seed)
+        work = _workload(scale, source, seed)
         with EventLog.open(folder / "events.db") as log:
             _import(log, work, report)
-            bundle = _bundle(folder, log, work, source, bias_N)
+            bundle = _bundle(folder, log, work, source)
         BundleStore(folder).promote(bundle.digest)
         np.save(items, bundle.tensors("items")["vectors"])
         np.save(histories, work.histories_UL)
@@ -121,7 +120,7 @@ def random_origin(*, seed: int) -> Origin:
         "versions": {"torch": str(torch.__version__)},
     }
     parents_PD = cluster_centres(NUM_PARENTS, config.dim, seed=seed)
-    return Origin(graphs, parents_PD, None, fields, skew=1.0)
+    return Origin(graphs, parents_PD, fields, skew=1.0)
 
 
 def trained_origin(bundle: Bundle) -> Origin:
@@ -129,7 +128,7 @@ def trained_origin(bundle: Bundle) -> Origin:
 
     >>> from types import SimpleNamespace
     >>> said = dict(model="esasrec", config={}, features={}, graphs={}, seed=0, versions={})
-    >>> arrays = {"inputs": {"table": np.ones((3, 2), np.float32)}, "items": {}}
+    >>> arrays = {"inputs": {"table": np.ones((3, 2), np.float32)}}
     >>> manifest = SimpleNamespace(**said)
     >>> bundle = SimpleNamespace(manifest=manifest, digest="0a1b", tensors=arrays.get)
     >>> origin = trained_origin(bundle)
@@ -147,28 +146,19 @@ def trained_origin(bundle: Bundle) -> Origin:
         "seed": manifest.seed,
         "versions": manifest.versions,
     }
-    table_ND, items = bundle.tensors("inputs")["table"], bundle.tensors("items")
-    return Origin(graphs, table_ND, items.get("bias"), fields, skew=0.0)
+    return Origin(graphs, bundle.tensors("inputs")["table"], fields, skew=0.0)
 
 
-def _workload(
-    scale: Scale, origin: Origin, seed: int
-) -> tuple[Workload, NDArray[np.float32] | None]:
-    """Return the workload over input-side vectors; a bias is resampled as one more dimension."""
-    parents_PD = origin.parents_PD
-    if origin.bias_P is not None:
-        parents_PD = np.hstack([parents_PD, origin.bias_P[:, None]])
-    work = make_workload(
-        parents_PD,
+def _workload(scale: Scale, origin: Origin, seed: int) -> Workload:
+    """Return the workload over input-side vectors."""
+    return make_workload(
+        origin.parents_PD,
         num_items=scale.num_items,
         num_live=scale.num_live,
         num_cold=scale.num_cold,
         skew=origin.skew,
         seed=seed,
     )
-    if origin.bias_P is None:
-        return work, None
-    return dataclasses.replace(work, vectors_ND=work.vectors_ND[:, :-1]), work.vectors_ND[:, -1]
 
 
 def _import(log: EventLog, work: Workload, report: Report) -> None:
@@ -188,20 +178,12 @@ def _import(log: EventLog, work: Workload, report: Report) -> None:
         raise ValueError("the log numbers items in another order than the benchmark: report this")
 
 
-def _bundle(
-    folder: Path,
-    log: EventLog,
-    work: Workload,
-    origin: Origin,
-    bias_N: NDArray[np.float32] | None,
-) -> Bundle:
+def _bundle(folder: Path, log: EventLog, work: Workload, origin: Origin) -> Bundle:
     seen = _interactions(work)
     num_rows = len(work.vectors_ND)
     graphs = Graphs(origin.graphs, work.vectors_ND)
     items = {"vectors": graphs.item(np.arange(num_rows))}
     items["vectors"][0] = 0.0
-    if bias_N is not None:
-        items["bias"] = bias_N
     popular_N = popular_scores(seen)
     tensors: dict[str, Mapping[str, NDArray[Any]]] = {
         "inputs": {"table": graphs.table_ND},

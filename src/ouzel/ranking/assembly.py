@@ -6,8 +6,6 @@ is popular; then the filter and the cut.
 
 from __future__ import annotations
 
-import numpy as np
-
 from ouzel.bundle.bundle import Bundle
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Stage
@@ -21,6 +19,7 @@ def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
     """Return the lists of what is popular: `popular` of all time and `recent`.
 
     >>> from types import SimpleNamespace
+    >>> import numpy as np
     >>> from ouzel.retrieval.types import Query
     >>> counts = {"scores": np.array([0, 5, 9]), "recent": np.array([0, 2, 1])}
     >>> sources = popular_sources(SimpleNamespace(tensors=lambda name: counts))
@@ -39,6 +38,7 @@ def standard_stages(bundle: Bundle, states: UserStates) -> list[Stage]:
     """Return the stages of the request path, in order.
 
     >>> from types import SimpleNamespace
+    >>> import numpy as np
     >>> from ouzel.events.interactions import History, from_histories
     >>> visit = History(np.array([1, 2], np.int32), np.array([10, 20]))
     >>> arrays = {
@@ -50,13 +50,9 @@ def standard_stages(bundle: Bundle, states: UserStates) -> list[Stage]:
     >>> [stage.name for stage in stages]
     ['state', 'search', 'vmis', 'popular', 'filter', 'select']
     """
-    items = bundle.tensors("items")
-    vectors_ND, bias_N = items["vectors"], items.get("bias")
-    if bias_N is not None:
-        vectors_ND = np.concatenate([vectors_ND, bias_N[:, None]], axis=1)
     return [
         EncodeUser(states),
-        SearchIndex(ExactIndex(vectors_ND), with_bias=bias_N is not None),
+        SearchIndex(ExactIndex(bundle.tensors("items")["vectors"])),
         FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
         FillFrom(popular_sources(bundle)["popular"]),
         DropForbidden(),

@@ -79,19 +79,14 @@ class EncodeUser(Stage):
 
 
 class SearchIndex(Stage):
-    """Finds the best items for every query that has a vector, in one search of the index.
-
-    `with_bias` says that the index holds one more dimension than the vectors, the item's bias;
-    queries then get a 1 there.
-    """
+    """Finds the best items for every query that has a vector, in one search of the index."""
 
     name = "search"
     kind: Kind = "source"
     optional = True
 
-    def __init__(self, index: Index, *, with_bias: bool = False, budget_ms: float = 20.0) -> None:
+    def __init__(self, index: Index, *, budget_ms: float = 20.0) -> None:
         self.index = index
-        self.with_bias = with_bias
         self.budget_ms = budget_ms
 
     def run(self, work: Work) -> Work:
@@ -104,11 +99,8 @@ class SearchIndex(Stage):
         if not asking:
             return work
         queries_BD = np.stack([vector for _, _, vector in asking])
-        if self.with_bias:
-            ones_B1 = np.ones((len(asking), 1), np.float32)
-            queries_BD = np.concatenate([queries_BD, ones_B1], axis=1)
         k = max(query.k for _, query, _ in asking)
-        exclude = [_forbidden(query) for _, query, _ in asking]
+        exclude = [query.forbidden() for _, query, _ in asking]
         rows_BK, scores_BK = self.index.search(queries_BD, k, exclude=exclude)
         found = list(work.found)
         for (place, query, _), rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
@@ -213,19 +205,13 @@ def join(first: Candidates, second: Candidates) -> Candidates:
     )
 
 
-def _forbidden(query: Query) -> NDArray[np.int32]:
-    if not len(query.exclude):
-        return query.seen
-    return np.concatenate([query.seen, query.exclude])
-
-
 def _allowed(query: Query, found: Candidates) -> Candidates:
     if not len(found):
         return found
     keep_K = (found.rows_K > 0) & np.isfinite(found.scores_K)
-    forbidden_F = _forbidden(query)
+    forbidden_F = query.forbidden()
     if len(forbidden_F):
-        keep_K &= ~_among(found.rows_K, np.sort(forbidden_F))
+        keep_K &= ~_among(found.rows_K, forbidden_F)
     return found if keep_K.all() else found.take(keep_K)
 
 

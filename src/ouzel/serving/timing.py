@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import Literal
 
 Part = Literal["T", "P", "A"]
-PARTS: tuple[Part, ...] = ("T", "P", "A")
 
 
 class Timing:
