@@ -18,8 +18,8 @@ from ouzel.inference.pool import StatePool, history_hash, slot_bytes
 from ouzel.inference.states import UserStates
 from tests.tiny import NUM_ROWS, START_MS, WINDOW, oracle, random_history, tiny_graphs, tiny_model
 
-BOUND = 1e-4 * 20
-"""The promise is 1e-4 of the length of a user vector, which is 1 / temperature = 20."""
+BOUND = 1e-4
+"""The promise, on the entries of a user vector whose length is 1 / temperature = 20."""
 
 HOUR = 3_600_000
 timed_or_not = pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])

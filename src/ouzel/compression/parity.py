@@ -24,7 +24,7 @@ from ouzel.inference.states import UserStates
 from ouzel.models.protocols import SequenceEncoder
 
 PARITY_BOUND = 1e-4
-"""Largest absolute difference of a vector's entries or a score, the user vector of length 1."""
+"""Largest absolute difference of a user vector's entries, and of a score."""
 
 APPENDED_EVENTS = 32
 """How many of its newest events each history of the append check receives one by one."""
@@ -124,7 +124,7 @@ def _score_difference(
     )
     with torch.no_grad():
         expected = queries_BD @ model.item_vectors().numpy()[candidates_K].T
-    return _worst(logits[:, :, 0], expected, scale_B=np.linalg.norm(queries_BD, axis=1))
+    return _worst(logits[:, :, 0], expected)
 
 
 def _request_ms(history: History) -> int:
@@ -134,9 +134,5 @@ def _request_ms(history: History) -> int:
 def _worst(
     found: Sequence[NDArray[np.float32]] | NDArray[np.float32],
     expected: Sequence[NDArray[np.float32]] | NDArray[np.float32],
-    *,
-    scale_B: NDArray[np.float32] | None = None,
 ) -> float:
-    one, two = np.asarray(found), np.asarray(expected)
-    scale_B = np.linalg.norm(two, axis=1) if scale_B is None else scale_B
-    return float((np.abs(one - two) / scale_B[:, None]).max(initial=0.0))
+    return float(np.abs(np.asarray(found) - np.asarray(expected)).max(initial=0.0))
