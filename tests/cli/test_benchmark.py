@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
 
 from ouzel.bundle.bundle import load_bundle
 from ouzel.bundle.store import BundleStore
-from ouzel.cli import benchmark, benchmark_peer, main
+from ouzel.cli import COMMANDS, benchmark, benchmark_peer, main
 from ouzel.cli.benchmark_home import Origin, Scale, make_home, trained_origin
 from ouzel.compression.export import graph_signatures
 from ouzel.evaluation.workload import cluster_centres
@@ -82,6 +85,12 @@ def test_what_is_no_case_is_bad_usage(words, capsys):
         main(["benchmark", *words])
     assert leaving.value.code == 2
     capsys.readouterr()
+
+
+def test_help_promises_only_what_can_be_measured():
+    topics = get_args(get_type_hints(benchmark.command)["topic"])
+    promised = {"serving", "accuracy", "training"} & set(re.findall(r"\w+", COMMANDS["benchmark"]))
+    assert promised == set(topics)
 
 
 def test_a_peer_needs_a_checkout(tmp_path, monkeypatch):
