@@ -1,4 +1,4 @@
-"""Room: data. Raw files in, clean and split event tables out."""
+"""Raw files in, clean and split event tables out."""
 
 from ouzel.data.dataset import Dataset
 from ouzel.data.read import from_arrow, read

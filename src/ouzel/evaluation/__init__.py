@@ -1,1 +1,1 @@
-"""Room: evaluation."""
+"""Measures: accuracy of any scorer over the full catalogue, and a server under open-loop load."""

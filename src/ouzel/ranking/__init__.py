@@ -1,1 +1,1 @@
-"""Room: ranking. The request path: a `Pipeline` of stages from a query to the final list."""
+"""The request path: a `Pipeline` of stages from a query to the final list."""

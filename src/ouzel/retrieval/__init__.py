@@ -1,1 +1,1 @@
-"""Room: retrieval."""
+"""Finds candidates: the exact index, popular lists and session neighbours, all behind one type."""
