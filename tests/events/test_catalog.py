@@ -170,3 +170,15 @@ def test_rows_are_int32() -> None:
     catalog = Catalog(["a"])
     assert catalog.rows(["a"]).dtype == np.int32
     assert catalog.add([]).dtype == np.int32
+
+
+def test_an_absent_column_costs_nothing_however_many_items_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    catalog = Catalog(["a", "b"])
+    monkeypatch.setattr(catalog_module, "TextColumn", lambda _: pytest.fail("built"))
+    genres = catalog.column("genres")
+    assert (len(genres), genres[2], genres[-1], genres[1:]) == (3, "", "", ["", ""])
+    with pytest.raises(IndexError):
+        genres[3]
+    assert list(genres) == [""] * 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,24 @@ from numpy.typing import NDArray
 from ouzel.events.text_column import TextColumn
 
 _MIN_RECENT = 4096
+
+
+class _Absent(Sequence[str]):
+    """A column without any text: as many times '' as there are rows."""
+
+    def __init__(self, length: int) -> None:
+        self._rows = range(length)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        found = self._rows[index]
+        return [""] * len(found) if isinstance(found, range) else ""
 
 
 class Catalog:
@@ -139,7 +158,7 @@ class Catalog:
         """
         column = self._columns.get(name)
         if column is None:
-            return TextColumn([""] * len(self._ids))
+            return _Absent(len(self._ids))
         return column
 
     def set_column(self, name: str, row: int, text: str) -> None:
