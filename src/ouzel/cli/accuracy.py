@@ -26,21 +26,25 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one sentence whether the model, the first row, beats every baseline by NDCG@10.
 
-    >>> rows = [{"model": "esasrec", "ndcg@10": 0.2}, {"model": "popular", "ndcg@10": 0.1}]
-    >>> verdict(rows)
-    'esasrec beats every baseline: NDCG@10 0.2000, best baseline popular 0.1000 (+100%).'
+    It does if its lead over the best of them is beyond chance: the whole 95 % interval above 0.
+
+    >>> lead = {"ndcg@10_lead": 0.1, "ndcg@10_lead_low": 0.08, "ndcg@10_lead_high": 0.12}
+    >>> model = {"model": "esasrec", "ndcg@10": 0.2, "best_baseline": "popular", **lead}
+    >>> verdict([model, {"model": "popular", "ndcg@10": 0.1}])
+    'esasrec beats every baseline: NDCG@10 0.2000, popular 0.1000, lead 0.0800 .. 0.1200 (95%).'
     """
     if len(rows) < 2:
         return "There was nothing to compare on: no user has events in the test part."
-    model, best = rows[0], max(rows[1:], key=lambda row: float(row["ndcg@10"]))
-    ours, theirs = float(model["ndcg@10"]), float(best["ndcg@10"])
-    if ours > theirs:
-        lead = f" (+{100 * (ours / theirs - 1):.0f}%)" if theirs > 0 else ""
-        return (
-            f"{model['model']} beats every baseline: NDCG@10 {ours:.4f}, "
-            f"best baseline {best['model']} {theirs:.4f}{lead}."
-        )
+    model = rows[0]
+    name, rival, ours = model["model"], model["best_baseline"], model["ndcg@10"]
+    theirs = next(row["ndcg@10"] for row in rows[1:] if row["model"] == rival)
+    low, high = model["ndcg@10_lead_low"], model["ndcg@10_lead_high"]
+    figures = f"NDCG@10 {ours:.4f}, {rival} {theirs:.4f}, lead {low:.4f} .. {high:.4f} (95%)."
+    if low > 0:
+        return f"{name} beats every baseline: {figures}"
+    if high >= 0:
+        return f"{name} and {rival}, the best baseline, cannot be told apart: {figures}"
     return (
-        f"A baseline wins: {best['model']} has NDCG@10 {theirs:.4f}, {model['model']} {ours:.4f}. "
+        f"{rival}, a baseline, beats {name}: {figures} "
         "Short histories or little data favour simple methods; compare before you serve."
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ouzel.data.split import Split, leave_one_out, temporal
 from ouzel.evaluation.baselines import baseline_scorers
-from ouzel.evaluation.protocol import Report, Scorer, evaluate
+from ouzel.evaluation.protocol import Scorer, evaluate
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
 from ouzel.inference.onnxruntime import Graphs
@@ -30,9 +29,13 @@ def split_of(interactions: Interactions, name: str) -> Split:
 
 
 def compare(
-    scorers: Mapping[str, Scorer], split: Split, name: str, progress: Progress
-) -> list[Report]:
-    """Return one report per scorer on the test part of `split`, which `name` names in its row.
+    model: str, scorer: Scorer, split: Split, *, name: str, progress: Progress
+) -> list[dict[str, Any]]:
+    """Return the rows of `model` and of every baseline on the test part of the split `name`.
+
+    The model's row comes first and says by how much it leads the `best_baseline` in NDCG@10,
+    paired by target: `ndcg@10_lead` with its 95 % interval, `_low` to `_high`. Without a test part
+    there are no rows.
 
     >>> import numpy as np
     >>> from ouzel.events.interactions import History, from_histories
@@ -40,10 +43,14 @@ def compare(
     >>> visit = History(np.array([1, 2, 3], np.int32), np.array([10, 20, 30]))
     >>> split = leave_one_out(from_histories([visit], num_rows=4))
     >>> fixed = lambda histories, now_ms: np.array([[0, 1, 2, 9]], np.float32)
-    >>> compare({"fixed": fixed}, split, "leave-one-out", Silent())[0].row()["recall@10"]
-    1.0
+    >>> row = compare("fixed", fixed, split, name="leave-one-out", progress=Silent())[0]
+    >>> row["recall@10"], row["ndcg@10_lead"]
+    (1.0, 0.0)
     """
-    return [
+    if not len(split.test.ends_T):
+        progress.say("Nothing to test on: no user has events in the test part")
+        return []
+    reports = [
         evaluate(
             scorer,
             split.full,
@@ -52,8 +59,18 @@ def compare(
             split=name,
             progress=progress.step(f"Evaluating {model}"),
         )
-        for model, scorer in scorers.items()
+        for model, scorer in {model: scorer, **baseline_scorers(split.train)}.items()
     ]
+    rows: list[dict[str, Any]] = [report.row() for report in reports]
+    best = max(range(1, len(rows)), key=lambda place: float(rows[place]["ndcg@10"]))
+    lead = reports[0].against(reports[best], "ndcg")
+    rows[0] |= {
+        "best_baseline": rows[best]["model"],
+        "ndcg@10_lead": lead.mean,
+        "ndcg@10_lead_low": lead.low,
+        "ndcg@10_lead_high": lead.high,
+    }
+    return rows
 
 
 def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[str, Any]]:
@@ -82,8 +99,5 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
             )
     split = split_of(interactions, features["split"])
     graphs = Graphs.of(bundle, threads=threads)
-    scorers = {
-        bundle.manifest.model: sequence_scorer(graphs, bundle.tensors("items")["vectors"]),
-        **baseline_scorers(split.train),
-    }
-    return [report.row() for report in compare(scorers, split, features["split"], progress)]
+    scorer = sequence_scorer(graphs, bundle.tensors("items")["vectors"])
+    return compare(bundle.manifest.model, scorer, split, name=features["split"], progress=progress)

@@ -13,7 +13,6 @@ from ouzel.bundle.manifest import DataRange
 from ouzel.data.clean import implicit, k_core
 from ouzel.data.dataset import Dataset
 from ouzel.data.split import Split
-from ouzel.evaluation.baselines import baseline_scorers
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
 from ouzel.events.log import EventLog
@@ -22,7 +21,7 @@ from ouzel.models.sequence import SEQUENCE_MODELS
 from ouzel.recommender.evaluate import compare, split_of
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Progress, TrainOptions
-from ouzel.recommender.publish import Exported, Provenance, export, publish
+from ouzel.recommender.publish import Provenance, export, publish
 from ouzel.training.fit import FitResult, FitSettings, fit
 from ouzel.training.validation import ndcg_validator
 
@@ -135,7 +134,8 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     model, result = fit_split(home, split, options, progress)
     progress.say("Exporting the graphs and checking them against the model")
     exported = export(model, interactions, threads=usable_cores())
-    rows = _measure(exported, split, options, progress)
+    scorer = sequence_scorer(exported.graphs, exported.vectors_ND)
+    rows = compare(options.model, scorer, split, name=options.split, progress=progress)
     bundle = publish(home, exported, interactions, replace(provenance, metrics=rows))
     if options.refit:
         bundle = _refit(home, interactions, options, result, bundle, progress)
@@ -273,19 +273,6 @@ def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettin
     smallest, largest = BATCH_TOKENS
     tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
     return FitSettings(batch_tokens=tokens, minutes=options.minutes, seed=options.seed)
-
-
-def _measure(
-    exported: Exported, split: Split, options: TrainOptions, progress: Progress
-) -> list[dict[str, Any]]:
-    if not len(split.test.ends_T):
-        progress.say("Nothing to test on: no user has events in the test part")
-        return []
-    scorers = {
-        options.model: sequence_scorer(exported.graphs, exported.vectors_ND),
-        **baseline_scorers(split.train),
-    }
-    return [report.row() for report in compare(scorers, split, options.split, progress)]
 
 
 def _batch_progress(progress: Progress) -> Any:
