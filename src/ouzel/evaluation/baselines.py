@@ -10,13 +10,9 @@ from numpy.typing import NDArray
 
 from ouzel.evaluation.protocol import Scorer
 from ouzel.events.interactions import History, Interactions
-from ouzel.retrieval.popular import PopularityWindow, popular_scores
+from ouzel.retrieval.popular import RECENT_WINDOW_MS, PopularityWindow, popular_scores
 from ouzel.retrieval.topk import top_k
 from ouzel.retrieval.vmis import VMISkNN
-
-RECENT_WINDOW_MS = 7 * 24 * 3600 * 1000
-"""A week: what "recent" means to the recent-popularity baseline. Of 1, 3, 7, 14 and 30 days it had
-the best recall@10 on validation events of ML-1M and the second best on those of MovieTweetings."""
 
 
 def popular_scorer(train: Interactions) -> Scorer:

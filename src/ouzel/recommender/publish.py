@@ -16,12 +16,11 @@ from ouzel.bundle.bundle import Bundle, write_bundle
 from ouzel.bundle.manifest import DataRange
 from ouzel.compression.export import export_graphs, graph_signatures
 from ouzel.compression.parity import measure_parity
-from ouzel.evaluation.baselines import RECENT_WINDOW_MS
 from ouzel.events.interactions import Interactions
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.recommender.home import Home
-from ouzel.retrieval.popular import popular_scores, recent_popular_scores
+from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 
 PARITY_HISTORIES = 16

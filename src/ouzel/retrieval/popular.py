@@ -12,6 +12,10 @@ from ouzel.events.interactions import Interactions
 from ouzel.retrieval.topk import top_k
 from ouzel.retrieval.types import Candidates, Query
 
+RECENT_WINDOW_MS = 7 * 24 * 3600 * 1000
+"""A week: what "recent" means, as served and as a baseline. Of 1, 3, 7, 14 and 30 days it had the
+best recall@10 on validation events of ML-1M and the second best on those of MovieTweetings."""
+
 
 def popular_scores(x: Interactions) -> NDArray[np.float32]:
     """Return the number of interactions of each row, (N,) float32; 0 for padding.
