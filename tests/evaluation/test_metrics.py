@@ -13,11 +13,14 @@ from ouzel.evaluation.metrics import (
     rank_and_top,
     recall,
     reciprocal_rank,
-    target_ranks,
     unseen_scores,
 )
 
 NOTHING = np.empty(0, np.int32)
+
+
+def ranks_of(scores, targets, seen):
+    return rank_and_top(scores, targets, seen, k=1)[0]
 
 
 def trec_values(scores, targets, seen, k):
@@ -40,25 +43,25 @@ def test_equal_trec_eval(k):
     scores = rng.permuted(np.tile(np.arange(60, dtype=np.float32), (400, 1)), axis=1)
     seen = [rng.choice(np.arange(1, 60), 8, replace=False).astype(np.int32) for _ in range(400)]
     targets = rng.integers(1, 60, 400).astype(np.int32)
-    ranks = target_ranks(scores, targets, seen)
+    ranks = ranks_of(scores, targets, seen)
     assert (ranks == UNRANKED).sum() > 10
     ours = np.stack([metric(ranks, k) for metric in (recall, ndcg, reciprocal_rank)], axis=1)
     np.testing.assert_allclose(ours, trec_values(scores, targets, seen, k), rtol=1e-6)
 
 
 def test_ties_count_against_the_target():
-    assert target_ranks(np.ones((1, 5), np.float32), np.array([3], np.int32), [NOTHING]) == [4]
+    assert ranks_of(np.ones((1, 5), np.float32), np.array([3], np.int32), [NOTHING]) == [4]
 
 
 def test_padding_never_outranks():
     scores = np.array([[99, 1, 2]], np.float32)
-    assert target_ranks(scores, np.array([2], np.int32), [NOTHING]) == [1]
+    assert ranks_of(scores, np.array([2], np.int32), [NOTHING]) == [1]
 
 
 @pytest.mark.parametrize("target", [2, 4, 70])
 def test_what_cannot_be_shown_is_unranked(target):
     scores = np.array([[0, 1, 2, 3, -np.inf]], np.float32)
-    ranks = target_ranks(scores, np.array([target], np.int32), [np.array([2, 80], np.int32)])
+    ranks = ranks_of(scores, np.array([target], np.int32), [np.array([2, 80], np.int32)])
     assert ranks == [UNRANKED]
     assert [metric(ranks, 10)[0] for metric in (recall, ndcg)] == [0, 0]
     assert reciprocal_rank(ranks, 10)[0] == 0
@@ -91,10 +94,10 @@ def test_coverage_counts_items_not_padding():
 def test_bad_input_is_refused():
     one = np.ones((1, 4), np.float32)
     with pytest.raises(ValueError, match="NaN"):
-        target_ranks(np.full((1, 4), np.nan, np.float32), np.array([1], np.int32), [NOTHING])
+        ranks_of(np.full((1, 4), np.nan, np.float32), np.array([1], np.int32), [NOTHING])
     with pytest.raises(ValueError, match="row 0"):
-        target_ranks(one, np.array([0], np.int32), [NOTHING])
+        ranks_of(one, np.array([0], np.int32), [NOTHING])
     with pytest.raises(ValueError, match="2 entries for 1"):
-        target_ranks(one, np.array([1], np.int32), [NOTHING, NOTHING])
+        ranks_of(one, np.array([1], np.int32), [NOTHING, NOTHING])
     with pytest.raises(ValueError, match="2 targets for 1"):
-        target_ranks(one, np.array([1, 2], np.int32), [NOTHING])
+        ranks_of(one, np.array([1, 2], np.int32), [NOTHING])

@@ -43,26 +43,6 @@ def unseen_scores(
     return masked_BN
 
 
-def target_ranks(
-    scores_BN: NDArray[np.float32],
-    targets_B: NDArray[np.int32],
-    seen: Sequence[NDArray[np.int32]],
-) -> NDArray[np.int64]:
-    """Return the rank (B,) of each target among the rows its user has not seen.
-
-    A target seen before, beyond the scores, or scored -inf is `UNRANKED`: a recommender that hides
-    seen items cannot show it.
-
-    Raises:
-        ValueError: a score is NaN, a target is padding, or lengths differ.
-
-    >>> scores = np.array([[0, 3, 2, 1]], np.float32)
-    >>> target_ranks(scores, np.array([3], np.int32), [np.array([1], np.int32)])
-    array([2])
-    """
-    return _ranks(unseen_scores(scores_BN, seen), targets_B)
-
-
 def _ranks(masked_BN: NDArray[np.float32], targets_B: NDArray[np.int32]) -> NDArray[np.int64]:
     if len(targets_B) != len(masked_BN):
         raise ValueError(f"{len(targets_B)} targets for {len(masked_BN)} lines of scores")
@@ -83,16 +63,21 @@ def rank_and_top(
     *,
     k: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return `target_ranks` and the rows of all the top k lists, one list after another.
+    """Return each target's rank (B,) among the rows its user has not seen, and the rows shown.
 
-    Items of score -inf are in no list.
+    A target seen before, beyond the scores, or scored -inf is `UNRANKED`: a recommender that hides
+    seen items cannot show it. Shown are the rows of all the top k lists, one list after another;
+    items of score -inf are in no list.
 
     Raises:
-        ValueError: as `target_ranks`.
+        ValueError: a score is NaN, a target is padding, or lengths differ.
 
     >>> scores = np.array([[0, 3, 2, 1]], np.float32)
-    >>> rank_and_top(scores, np.array([3], np.int32), [np.empty(0, np.int32)], k=2)[1].tolist()
-    [1, 2]
+    >>> ranks_B, shown = rank_and_top(
+    ...     scores, np.array([3], np.int32), [np.array([1], np.int32)], k=1
+    ... )
+    >>> ranks_B.tolist(), shown.tolist()
+    ([2], [2])
     """
     masked_BN = unseen_scores(scores_BN, seen)
     ranks_B = _ranks(masked_BN, targets_B)
