@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,37 @@ def test_a_stage_that_keeps_overrunning_rests_and_comes_back():
     clock.now += REST_MS
     slow.takes_ms = 1
     assert pipeline.run(queries(1)).degraded == (None,)
+
+
+def test_a_budget_is_for_each_query_of_a_pass():
+    clock = Clock()
+    stage = Find("s", clock=clock, takes_ms=150)
+    pipeline = Pipeline([stage], monotonic_ms=clock)
+    for _ in range(3 * OVERRUNS_BEFORE_REST):
+        assert set(pipeline.run(queries(*range(16))).degraded) == {None}
+    assert pipeline.overruns == {"s": 0}
+
+
+def test_a_patient_pipeline_lets_no_stage_rest():
+    clock = Clock()
+    stage = Find("s", clock=clock, takes_ms=10_000)
+    pipeline = Pipeline([stage], resting=False, monotonic_ms=clock)
+    for _ in range(3 * OVERRUNS_BEFORE_REST):
+        assert pipeline.run(queries(1)).degraded == (None,)
+
+
+def test_what_a_stage_had_no_time_for_is_degraded_once():
+    class Half(Find):
+        def run(self, work):
+            return replace(super().run(work), late=(1,))
+
+    class Same(Find):
+        def run(self, work):
+            assert not work.late
+            return work
+
+    ranked = Pipeline([Half("half"), Same("same")]).run(queries(1, 2))
+    assert ranked.degraded == (None, "half")
 
 
 def test_an_overrun_now_and_then_is_no_reason_to_rest():

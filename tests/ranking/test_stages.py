@@ -22,17 +22,29 @@ POPULAR = PopularSource(np.arange(N, dtype=np.float32))
 class States:
     """The vector of user u is `VECTORS[u]`; users from 100 on have none."""
 
-    def __init__(self):
+    def __init__(self, held=range(1000), *, clock=None, encode_ms=0.0):
         self.asked = []
         self.spoilt = False
+        self.held, self.clock, self.encode_ms = set(held), clock, encode_ms
+
+    def contains(self, user):
+        return user in self.held
 
     def query(self, users, now_ms):
         self.asked.append(list(users))
+        for user in set(users) - self.held:
+            self.held.add(user)
+            self.encode()
         known = [user < 100 for user in users]
         found = np.stack([VECTORS[user % N] for user in users])
         return (found * np.nan if self.spoilt else found), known
 
+    def encode(self):
+        if self.clock:
+            self.clock.now += self.encode_ms
+
     def query_session(self, history, now_ms):
+        self.encode()
         return VECTORS[int(history.rows[-1]) % N]
 
 
@@ -40,13 +52,26 @@ def history(*rows):
     return History(np.array(rows, np.int32), np.arange(len(rows), dtype=np.int64))
 
 
+def late_query(clock, *, user):
+    deadline_ms = clock.now + 250
+    return Query(k=1, now_ms=0, user=user, history=history(3), deadline_ms=deadline_ms)
+
+
 def rows_of(*rows):
     return np.array(rows, np.int32)
 
 
-def whole(states=None):
-    stages = [EncodeUser(states or States()), SearchIndex(ExactIndex(VECTORS))]
-    return Pipeline([*stages, FillFrom(POPULAR), DropForbidden(), TopK()])
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def whole(states=None, *, clock=None):
+    states, clock = states or States(), clock or Clock()
+    stages = [EncodeUser(states, monotonic_ms=clock), SearchIndex(ExactIndex(VECTORS))]
+    return Pipeline([*stages, FillFrom(POPULAR), DropForbidden(), TopK()], monotonic_ms=clock)
 
 
 def sources(found):
@@ -73,6 +98,55 @@ def test_one_query_of_the_pool_for_the_whole_pass():
     ]
     best = np.argsort(-(VECTORS[1:] @ VECTORS[1]))[:2] + 1
     assert ranked.found[0].rows_K.tolist() == best.tolist()
+
+
+@pytest.mark.parametrize(("encode_ms", "a_pass"), [(5, 16), (60, 3)])
+def test_a_cold_restart_degrades_nobody(encode_ms, a_pass):
+    clock = Clock()
+    states = States(held=(), clock=clock, encode_ms=encode_ms)
+    pipeline = whole(states, clock=clock)
+    for start in range(0, 96, a_pass):
+        users = range(start, start + a_pass)
+        ranked = pipeline.run([late_query(clock, user=user) for user in users])
+        assert ranked.degraded == (None,) * a_pass
+
+
+def test_what_does_not_fit_before_the_deadline_degrades_alone():
+    clock = Clock()
+    states = States(held=(1, 2), clock=clock, encode_ms=60)
+    pipeline = whole(states, clock=clock)
+    asked = [late_query(clock, user=user) for user in (10, 1, 11, None, 12, 2, 13)]
+    ranked = pipeline.run(asked)
+    assert states.asked == [[1, 2], [10], [11]]
+    assert ranked.degraded == (None, None, None, None, "state", None, "state")
+    assert clock.now < 250
+    assert sources(ranked.found[3]) == ["session"]
+    assert sources(ranked.found[4]) == ["popular"]
+    assert pipeline.run([late_query(clock, user=12)]).degraded == (None,)
+
+
+def test_a_single_encode_is_tried_however_long_the_last_one_took():
+    clock = Clock()
+    states = States(held=(), clock=clock, encode_ms=240)
+    assert whole(states, clock=clock).run([late_query(clock, user=1)]).degraded == (None,)
+
+
+def test_without_a_deadline_everybody_is_encoded_in_one_call():
+    states = States(held=(), clock=Clock(), encode_ms=60)
+    users = list(range(90)) * 20
+    ranked = whole(states, clock=states.clock).run(
+        [Query(k=1, now_ms=0, user=user, history=history(3)) for user in users]
+    )
+    assert states.asked == [users]
+    assert set(ranked.degraded) == {None}
+
+
+def test_a_big_index_has_a_big_budget():
+    class Big(ExactIndex):
+        def __len__(self):
+            return 10_000_000
+
+    assert SearchIndex(Big(VECTORS)).budget_ms > 1000
 
 
 def test_a_vector_of_nan_is_a_failure_and_falls_back():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -54,6 +55,17 @@ def test_seen_items_may_be_asked_for(trained: Path) -> None:
 def test_an_unknown_user_gets_what_is_popular(trained: Path) -> None:
     found = Recommender.load(trained).recommend(["nobody"], k=4)
     assert found["source"].to_list() == ["popular"] * 4
+
+
+def test_many_users_at_once_are_all_answered_by_the_model(trained: Path) -> None:
+    recommender = Recommender.load(trained)
+    answering = recommender._open()
+    moments = itertools.count(step=3_600_000)  # every look at the clock is an hour later
+    answering._pipeline._monotonic_ms = lambda: float(next(moments))
+    users = [f"user {number % NUM_USERS}" for number in range(2000)]
+    for _ in range(5):
+        found = answering.recommend(users, 3, exclude_seen=True)
+        assert {one.names for one in found} == {("sequence",)}
 
 
 def test_any_arrow_table_comes_back_out(trained: Path) -> None:

@@ -63,6 +63,9 @@ class NextItemStates:
     def forget(self, user: int) -> None:
         self.pool.states.pop(user, None)
 
+    def contains(self, user: int) -> bool:
+        return user in self.pool.states
+
     def query(self, users: Sequence[int], now_ms: int):
         if self.broken is not None:
             raise self.broken

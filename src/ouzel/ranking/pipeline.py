@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ouzel.retrieval.types import Candidates, Query
@@ -19,9 +19,13 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["hydrate", "source", "filter", "score", "select"]
 
+BUDGET_MS = 100.0
+"""What one query may cost a stage. Generous: the longest honest step, the re-encode of a full
+history by the larger preset, takes 60 ms on one core."""
+
 OVERRUNS_BEFORE_REST = 3
-"""A stage this often in a row over its budget is bypassed for a while: inline work cannot be cut
-off half-way, but the next requests need not wait for it too."""
+"""A stage this often in a row over its budget is stuck and is bypassed for a while: inline work
+cannot be cut off half-way, but the next requests need not wait for it too."""
 
 REST_MS = 1000.0
 """How long a stage is bypassed after repeated overruns, in milliseconds."""
@@ -29,10 +33,14 @@ REST_MS = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """B queries and what was found for each: `queries[i]` belongs to `found[i]`."""
+    """B queries and what was found for each: `queries[i]` belongs to `found[i]`.
+
+    `late` are the positions that the stage which returns this had no time for.
+    """
 
     queries: tuple[Query, ...]
     found: tuple[Candidates, ...]
+    late: tuple[int, ...] = ()
 
     def with_found(self, found: Sequence[Candidates]) -> Work:
         """Return the same queries with other candidates."""
@@ -43,13 +51,14 @@ class Stage(ABC):
     """One step of the request path: work -> work, of the same B queries in the same order.
 
     `kind` says what it does: hydrate (complete the query), source (find candidates), filter
-    (drop some), score (re-score them), select (choose the final list). `budget_ms` is the time
-    one pass may take. An `optional` stage is left out once the deadline of a pass has gone by.
+    (drop some), score (re-score them), select (choose the final list). `budget_ms` is what
+    each query of a pass may cost. An `optional` stage is left out once the deadline of a pass has
+    gone by, and rests after repeated overruns of its budget.
     """
 
     name: str
     kind: Kind
-    budget_ms: float
+    budget_ms: float = BUDGET_MS
     optional: bool = False
 
     @abstractmethod
@@ -80,7 +89,8 @@ class Pipeline:
 
     A stage that raises is tried again query by query, so one bad query does not degrade its
     neighbours; where it raises again its fallback goes on. `failures` and `overruns` count per
-    stage. `monotonic_ms` is the clock of budgets and deadlines; tests replace it.
+    stage. Without `resting` no stage is bypassed for its overruns: who asks in bulk would rather
+    wait. `monotonic_ms` is the clock of budgets and deadlines; tests replace it.
 
     >>> from ouzel.ranking.stages import FillFrom, TopK
     >>> import numpy as np
@@ -97,6 +107,7 @@ class Pipeline:
         self,
         stages: Sequence[Stage],
         *,
+        resting: bool = True,
         monotonic_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
     ) -> None:
         """Raises: ValueError if two stages share a name or there is none."""
@@ -106,6 +117,7 @@ class Pipeline:
             raise ValueError(f"stages {self.names}: give at least one, each its own name")
         self.failures = dict.fromkeys(self.names, 0)
         self.overruns = dict.fromkeys(self.names, 0)
+        self._resting = resting
         self._monotonic_ms = monotonic_ms
         self._streak = dict.fromkeys(self.names, 0)
         self._rest_until = dict.fromkeys(self.names, 0.0)
@@ -126,27 +138,28 @@ class Pipeline:
                 _mark(degraded, failed, stage.name)
             ended = self._monotonic_ms()
             stage_ms.append(ended - begun)
-            self._watch(stage, ended - begun, ended)
+            self._watch(stage, (ended - begun) / max(1, len(queries)), ended)
             begun = ended
         return Ranked(work.found, tuple(degraded), tuple(stage_ms))
 
     def _bypassed(self, stage: Stage, now: float, deadline: float) -> bool:
         return stage.optional and (now > deadline or now < self._rest_until[stage.name])
 
-    def _watch(self, stage: Stage, spent_ms: float, now: float) -> None:
-        if spent_ms <= stage.budget_ms:
+    def _watch(self, stage: Stage, query_ms: float, now: float) -> None:
+        if query_ms <= stage.budget_ms:
             self._streak[stage.name] = 0
             return
         self.overruns[stage.name] += 1
         self._streak[stage.name] += 1
-        if self._streak[stage.name] >= OVERRUNS_BEFORE_REST:
+        if self._resting and self._streak[stage.name] >= OVERRUNS_BEFORE_REST:
             self._streak[stage.name] = 0
             self._rest_until[stage.name] = now + REST_MS
 
-    def _guarded(self, stage: Stage, work: Work) -> tuple[Work, list[int]]:
+    def _guarded(self, stage: Stage, work: Work) -> tuple[Work, Sequence[int]]:
         """Return the work after the stage, and the positions that had to take the fallback."""
         try:
-            return stage.run(work), []
+            done = stage.run(work)
+            return replace(done, late=()), done.late
         except Exception as error:
             self._note(stage, error)
         if len(work.queries) == 1:

@@ -6,7 +6,9 @@ F = rows a list may not show.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
-from ouzel.ranking.pipeline import Kind, Stage, Work
+from ouzel.ranking.pipeline import BUDGET_MS, Kind, Stage, Work
 from ouzel.retrieval.index import Index
 from ouzel.retrieval.types import Candidates, Query, Source
 
@@ -25,8 +27,16 @@ SESSION = "session"
 """Source name of items found with the vector of the session items that the caller sent."""
 
 
+RESERVED_MS = 50.0
+"""What the state stage leaves of the time until the deadline to the stages after it."""
+
+
 class UserVectors(Protocol):
     """What the state stage asks of the user-state pool (`ouzel.inference.states.UserStates`)."""
+
+    def contains(self, user: int) -> bool:
+        """Return whether the user's state is held, so that `query` need not encode anew."""
+        ...
 
     def query(self, users: Sequence[int], now_ms: int) -> tuple[NDArray[np.float32], list[bool]]:
         """Return the vectors (B, D) of users, and which of them have one."""
@@ -41,16 +51,23 @@ class EncodeUser(Stage):
     """Gives each query its vector: from the pool for a user, encoded anew for a session.
 
     A query whose history holds nothing that the model knows keeps no vector. The queries of a
-    pass share `now_ms`.
+    pass share `now_ms`. States that the pool holds take one call. Whole histories are encoded
+    after that, one by one and at least one, for as long as the next one will end `RESERVED_MS`
+    before the deadline; the queries left over are `late`. `monotonic_ms` is the deadline's clock.
     """
 
     name = "state"
     kind: Kind = "hydrate"
     optional = True
 
-    def __init__(self, states: UserVectors, *, budget_ms: float = 20.0) -> None:
+    def __init__(
+        self,
+        states: UserVectors,
+        *,
+        monotonic_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
+    ) -> None:
         self.states = states
-        self.budget_ms = budget_ms
+        self._monotonic_ms = monotonic_ms
 
     def run(self, work: Work) -> Work:
         """Return the work with vectors in its queries.
@@ -58,36 +75,58 @@ class EncodeUser(Stage):
         Raises:
             ValueError: the model gave a vector that is not finite.
         """
-        users = [
-            query.user for query in work.queries if query.user is not None and len(query.history)
-        ]
-        vectors: dict[int, NDArray[np.float32]] = {}
-        if users:
-            found_BD, known_B = self.states.query(users, work.queries[0].now_ms)
-            rows = zip(users, found_BD, known_B, strict=True)
-            vectors = {user: _finite(vector) for user, vector, known in rows if known}
-        return Work(tuple(self._hydrated(query, vectors) for query in work.queries), work.found)
+        deadline = min((query.deadline_ms for query in work.queries), default=math.inf)
+        until = deadline - RESERVED_MS
+        vectors = self._at_once(work, every=until == math.inf)
+        queries, late = list(work.queries), []
+        encoded, begun = 0, self._monotonic_ms()
+        for place, query in enumerate(work.queries):
+            if not len(query.history):
+                continue
+            if query.user is not None and query.user in vectors:
+                queries[place] = replace(query, vector=vectors[query.user])
+                continue
+            now = self._monotonic_ms()
+            if encoded and now + (now - begun) / encoded > until:
+                late.append(place)
+            else:
+                queries[place] = replace(query, vector=self._encoded(query))
+                encoded += 1
+        return Work(tuple(queries), work.found, tuple(late))
 
-    def _hydrated(self, query: Query, vectors: dict[int, NDArray[np.float32]]) -> Query:
-        if not len(query.history):
-            return query
-        if query.user is not None:
-            vector = vectors.get(query.user)
-        else:
+    def _at_once(self, work: Work, *, every: bool) -> dict[int, NDArray[np.float32] | None]:
+        """Return the vectors of the users who are held, or of every user."""
+        asked = [query for query in work.queries if len(query.history)]
+        users = [query.user for query in asked if query.user is not None]
+        if not every:
+            users = [user for user in users if self.states.contains(user)]
+        if not users:
+            return {}
+        found_BD, known_B = self.states.query(users, work.queries[0].now_ms)
+        rows = zip(users, found_BD, known_B, strict=True)
+        return {user: _finite(vector) if known else None for user, vector, known in rows}
+
+    def _encoded(self, query: Query) -> NDArray[np.float32] | None:
+        if query.user is None:
             vector = self.states.query_session(query.history, query.now_ms)
-        return query if vector is None else replace(query, vector=_finite(vector))
+            return None if vector is None else _finite(vector)
+        found_BD, known_B = self.states.query([query.user], query.now_ms)
+        return _finite(found_BD[0]) if known_B[0] else None
 
 
 class SearchIndex(Stage):
-    """Finds the best items for every query that has a vector, in one search of the index."""
+    """Finds the best items for every query that has a vector, in one search of the index.
+
+    The budget grows with the index: a search may read every row of it.
+    """
 
     name = "search"
     kind: Kind = "source"
     optional = True
 
-    def __init__(self, index: Index, *, budget_ms: float = 20.0) -> None:
+    def __init__(self, index: Index) -> None:
         self.index = index
-        self.budget_ms = budget_ms
+        self.budget_ms = BUDGET_MS * (1 + len(index) / 1e6)
 
     def run(self, work: Work) -> Work:
         """Return the work with up to k candidates for each query that has a vector."""
@@ -124,13 +163,11 @@ class FillFrom(Stage):
         *,
         needs_history: bool = False,
         optional: bool = False,
-        budget_ms: float = 20.0,
     ) -> None:
         self.name = source.name
         self.source = source
         self.needs_history = needs_history
         self.optional = optional
-        self.budget_ms = budget_ms
 
     def run(self, work: Work) -> Work:
         """Return the work with short lists filled; an item already found is not added again."""
@@ -152,9 +189,6 @@ class DropForbidden(Stage):
     name = "filter"
     kind: Kind = "filter"
 
-    def __init__(self, *, budget_ms: float = 10.0) -> None:
-        self.budget_ms = budget_ms
-
     def run(self, work: Work) -> Work:
         """Return the work with only candidates that may be shown."""
         pairs = zip(work.queries, work.found, strict=True)
@@ -170,9 +204,6 @@ class TopK(Stage):
 
     name = "select"
     kind: Kind = "select"
-
-    def __init__(self, *, budget_ms: float = 10.0) -> None:
-        self.budget_ms = budget_ms
 
     def run(self, work: Work) -> Work:
         """Return the work with lists of at most k."""

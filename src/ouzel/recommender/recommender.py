@@ -157,7 +157,7 @@ class _Answering:
             load_history=self.log.history,
             version=bundle.version,
         )
-        self._pipeline = Pipeline(standard_stages(bundle, self._states))
+        self._pipeline = Pipeline(standard_stages(bundle, self._states), resting=False)
 
     def recommend(
         self, user_ids: Sequence[str], k: int, *, exclude_seen: bool
