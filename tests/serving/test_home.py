@@ -119,6 +119,23 @@ def test_the_audit_finds_a_planted_corruption(client, engine, caplog):
     assert 'ouzel_states_total{of="audit_failures"} 1.0' in client.get("/metrics").text
 
 
+def test_an_event_that_takes_no_effect_here_is_read_from_the_log(
+    client, engine, monkeypatch, caplog
+):
+    client.get("/v1/recommend?user_id=u1")
+
+    def broken(*_):
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as planted:
+        planted.setattr(engine._states, "observe", broken)
+        event = {"event": "click", "user_id": "u1", "item_id": "i7"}
+        assert client.post("/v1/events", json=event).json()["accepted"] == 1
+    reply = client.post("/v1/recommend", json={"user_id": "u1", "n": 5}).json()
+    assert [item["item_id"] for item in reply["items"]] == expected(engine.log, "u1")[0]
+    assert client.get("/health/ready").status_code == 200
+
+
 def test_nothing_is_audited_while_events_are_on_their_way(engine):
     engine.writer.submitted += 1
     assert engine.audit_one() is None

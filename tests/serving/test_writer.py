@@ -157,6 +157,38 @@ def test_one_bad_event_does_not_fail_its_company(caplog):
     run(scenario)
 
 
+def test_an_event_that_cannot_be_written_is_not_the_disks_fault(caplog):
+    async def scenario(log, writer, applied):
+        log.poison = "3"
+        with pytest.raises(NotDurableError, match="refuses an event: poison"):
+            await writer.append([event(3)])
+        assert writer.failure is None
+        assert (writer.waiting, writer.settled, writer.stats.failures) == (0, 1, 1)
+
+    run(scenario)
+
+
+def test_events_that_cannot_take_effect_are_acknowledged(caplog):
+    async def scenario(log, writer, applied):
+        def failing(events, receipts, ticket):
+            if ticket == 2:
+                raise RuntimeError("planted")
+            applied.append(ticket)
+
+        writer._applied = failing
+        log.let.clear()
+        tasks = [asyncio.create_task(writer.append([event(n)])) for n in (1, 2, 3)]
+        await asyncio.to_thread(log.entered.wait)
+        log.let.set()
+        receipts = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        assert [receipt.offset for (receipt,) in receipts] == [1, 2, 3]
+        assert applied == [1, 3]
+        assert (writer.waiting, writer.settled) == (0, 3)
+
+    run(scenario)
+    assert "could not take effect" in caplog.text
+
+
 def test_too_many_waiting_events_are_refused(monkeypatch):
     monkeypatch.setattr(writer_module, "MAX_WAITING_EVENTS", 3)
 

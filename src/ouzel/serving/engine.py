@@ -118,7 +118,14 @@ class Engine:
                 logger.exception("the audit of a user state failed")
 
     def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
-        self._visitors.apply(self._states, events, receipts, ticket)
+        try:
+            self._visitors.apply(self._states, events, receipts, ticket)
+        except Exception:
+            # The log has the events: what is made anew from it has them too.
+            for user in {receipt.user for receipt in receipts}:
+                self._visitors.drop(user)
+                self._states.forget(user)
+            raise
 
     def _measure(self) -> None:
         stats, writer, pipeline = self._states.stats, self.writer, self.answers.pipeline

@@ -96,8 +96,9 @@ class LogWriter:
 
     What `start` is given is called in the loop with the events, receipts and ticket of each job
     before its acknowledgement, so that whoever reads an acknowledgement finds its events in
-    effect. Tickets count jobs: one with a ticket up to `settled` is done with, one up to
-    `submitted` may already be in the log although nobody has heard of it.
+    effect; where it raises, they are durable and acknowledged all the same. Tickets count jobs:
+    one with a ticket up to `settled` is done with, one up to `submitted` may already be in the log
+    although nobody has heard of it.
     """
 
     def __init__(self, log: AppendLog) -> None:
@@ -209,18 +210,25 @@ class LogWriter:
         try:
             receipts = self._log.append(events)
         except Exception as error:
-            if len(jobs) > 1 and isinstance(error, ValueError | TypeError | ArithmeticError):
-                # Not the disk but an event is at fault: its company must not suffer.
-                for job in jobs:
-                    self._commit([job])
-                return
-            logger.exception("%d events could not be written", len(events))
-            self._report(self._failed, jobs, f"the event log cannot be written: {error}")
+            self._not_written(jobs, error)
             return
         self.stats.commits += 1
         self.stats.events += len(events)
         self.stats.seconds += time.monotonic() - begun
         self._report(self._succeeded, jobs, receipts)
+
+    def _not_written(self, jobs: list[_Job], error: Exception) -> None:
+        of_the_event = isinstance(error, ValueError | TypeError | ArithmeticError)
+        if of_the_event and len(jobs) > 1:
+            # Not the disk but an event is at fault: its company must not suffer.
+            for job in jobs:
+                self._commit([job])
+            return
+        logger.error("%d jobs could not be written", len(jobs), exc_info=error)
+        if of_the_event:
+            self._report(self._refused, jobs, f"the event log refuses an event: {error}")
+        else:
+            self._report(self._failed, jobs, f"the event log cannot be written: {error}")
 
     def _report(self, outcome: Callable[..., None], *details: object) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -233,13 +241,20 @@ class LogWriter:
         for job in jobs:
             mine = receipts[start : start + len(job.events)]
             start += len(job.events)
-            self._applied(job.events, mine, job.ticket)
+            try:
+                self._applied(job.events, mine, job.ticket)
+            except Exception:
+                # Durable is durable: this is no reason to leave anybody without an answer.
+                logger.exception("%d durable events could not take effect", len(job.events))
             self._settle(job)
             if job.future is not None and not job.future.done():
                 job.future.set_result(mine)
 
     def _failed(self, jobs: list[_Job], reason: str) -> None:
         self.failure = reason
+        self._refused(jobs, reason)
+
+    def _refused(self, jobs: list[_Job], reason: str) -> None:
         self.stats.failures += 1
         for job in jobs:
             self._settle(job)
