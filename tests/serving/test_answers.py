@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 
 import pytest
 
 from ouzel.serving import answers as answers_module
+from ouzel.serving import timing as timing_module
+from ouzel.serving.answers import DEADLINE_MS
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import RecommendRequest
 from tests.serving.doubles import make_engine
@@ -84,6 +88,56 @@ def test_one_who_left_does_not_disturb_the_others(engine):
         return await tasks[1]
 
     assert asyncio.run(scenario()).found.rows_K[0] == 32
+
+
+def test_the_deadline_runs_from_when_the_oldest_request_was_read(engine, monkeypatch):
+    moments = itertools.count(1_000_000, 100)
+    monkeypatch.setattr(answers_module, "_monotonic_ms", moments.__next__)
+    deadlines = []
+    run = engine.answers.pipeline.run
+
+    def watched(queries):
+        deadlines.append({query.deadline_ms - DEADLINE_MS for query in queries})
+        return run(queries)
+
+    monkeypatch.setattr(engine.answers.pipeline, "run", watched)
+
+    ask(engine, ["ada", "bo"])
+    assert deadlines == [{1_000_000}]
+
+
+def test_who_waited_past_the_deadline_gets_a_cheap_answer(engine, monkeypatch):
+    requests, timings = [RecommendRequest(user_id="ada", n=3)], [Timing()]
+    long_ago = time.monotonic() * 1000 - DEADLINE_MS - 1
+    (answer,) = engine.answers.rank(requests, timings, read_ms=long_ago)
+    assert answer.degraded == "state"
+    assert answer.found.rows_K.tolist() == [7, 1, 2]
+
+
+def test_the_queue_is_bounded_and_says_when_to_come_back(engine, passes, monkeypatch):
+    monkeypatch.setattr(answers_module, "MAX_WAITING", 3)
+
+    async def scenario():
+        asked = (engine.answers.answer(RecommendRequest(), Timing()) for _ in range(5))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    *answered, one, other = asyncio.run(scenario())
+    assert passes == [3]
+    assert {answer.degraded for answer in answered} == {None}
+    for refused in (one, other):
+        assert (refused.status, refused.headers) == (503, [(b"retry-after", b"1")])
+    assert ask(engine, ["ada"])[0].degraded is None
+
+
+def test_waiting_for_a_pass_is_a_stage_of_its_own(engine, monkeypatch):
+    monkeypatch.setattr(timing_module, "perf_counter", itertools.count().__next__)
+    timing = Timing()
+    timing.mark("T", "read")
+    timing.mark("T", "decode")
+    monkeypatch.setattr(timing_module, "perf_counter", itertools.count(100).__next__)
+    asyncio.run(engine.answers.answer(RecommendRequest(), timing))
+    spent_s = {name: spent / 1000 for _, name, spent in timing.stages[:3]}
+    assert spent_s == {"read": 1, "decode": 1, "wait": 98}
 
 
 def test_every_stage_is_timed(engine):

@@ -20,6 +20,7 @@ from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.retrieval.types import Candidates, Query, no_history
+from ouzel.serving.problem import ProblemError
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
 from ouzel.serving.wire import RecommendRequest
@@ -30,7 +31,12 @@ MAX_PASS = 16
 """Most requests in one pass: a longer pass would itself become the slowest answer."""
 
 DEADLINE_MS = 250.0
-"""Time after which what is still optional in a pass is left out."""
+"""Time after which what is still optional in a pass is left out; it runs from the moment that the
+oldest request of the pass was read."""
+
+MAX_WAITING = 1024
+"""Most requests that may wait for a pass. Even answered by fallbacks alone, at about 0.2 ms each,
+these take the time of one deadline: who came after them would wait for nothing but a late list."""
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -47,6 +53,7 @@ class Answer:
 class _Waiting:
     request: RecommendRequest
     timing: Timing
+    read_ms: float
     future: asyncio.Future[Answer]
 
 
@@ -67,18 +74,35 @@ class Answers:
         ]
 
     async def answer(self, request: RecommendRequest, timing: Timing) -> Answer:
-        """Return the list for one request; `timing` learns what each stage took."""
+        """Return the list for one request; `timing` learns what each stage took.
+
+        Raises:
+            ProblemError: 503 if too many requests wait already.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            detail = f"{len(self._waiting)} requests wait already: try again later"
+            raise ProblemError(503, detail, headers=[(b"retry-after", b"1")])
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._pass)
-        self._waiting.append(_Waiting(request, timing, future))
+        self._waiting.append(_Waiting(request, timing, _monotonic_ms(), future))
         return await future
 
-    def rank(self, requests: Sequence[RecommendRequest], timings: Sequence[Timing]) -> list[Answer]:
-        """Return the answers to requests that ride in one pass."""
+    def rank(
+        self,
+        requests: Sequence[RecommendRequest],
+        timings: Sequence[Timing],
+        *,
+        read_ms: float | None = None,
+    ) -> list[Answer]:
+        """Return the answers to requests that ride in one pass.
+
+        `read_ms` is when the oldest of them was read, on the scale of `time.monotonic() * 1000`;
+        now by default.
+        """
         now_ms = clock.now_ms()
-        deadline_ms = time.monotonic() * 1000 + DEADLINE_MS
+        deadline_ms = (_monotonic_ms() if read_ms is None else read_ms) + DEADLINE_MS
         for timing in timings:
             timing.mark("T", "wait")
         asked = [self._query(request, now_ms, deadline_ms) for request in requests]
@@ -99,7 +123,11 @@ class Answers:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._pass)
         try:
-            answers = self.rank([w.request for w in batch], [w.timing for w in batch])
+            answers = self.rank(
+                [waiting.request for waiting in batch],
+                [waiting.timing for waiting in batch],
+                read_ms=batch[0].read_ms,
+            )
         except Exception as error:
             for waiting in batch:
                 if not waiting.future.done():
@@ -152,3 +180,7 @@ class Answers:
             return _NO_ROWS
         rows = self._catalog.rows(item_ids)
         return rows[(rows > 0) & (rows < self._num_rows)]
+
+
+def _monotonic_ms() -> float:
+    return time.monotonic() * 1000

@@ -37,6 +37,7 @@ _PROBLEMS = {
     415: "The body is compressed.",
     421: "The Host header names another machine.",
     422: "A field is wrong; `errors` says which.",
+    503: "Too many requests wait already.",
 }
 _ANYWHERE = (400, 401, 403, 405, 421)
 
@@ -105,13 +106,13 @@ def _paths(parameters: dict[str, list[Json]]) -> Json:
                 "summary": "A list for a user, a session or anybody",
                 "operationId": "recommend",
                 "requestBody": _body({"application/json": _ref("RecommendRequest")}),
-                "responses": recommend | _problems(413, 415, 422),
+                "responses": recommend | _problems(413, 415, 422, 503),
             },
             "get": {
                 "summary": "The same, by query parameters; lists repeat their parameter",
                 "operationId": "recommend_by_query",
                 "parameters": parameters["RecommendRequest"],
-                "responses": recommend | _problems(422),
+                "responses": recommend | _problems(422, 503),
             },
         },
         "/v1/events": {"post": _events()},
