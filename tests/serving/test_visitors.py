@@ -140,6 +140,19 @@ def test_lately_seen_users_need_no_read():
     assert visitors.find("u7", None) is None
 
 
+def test_who_has_just_logged_in_keeps_the_history_of_the_session():
+    log = MemoryLog({1: [(4, 4), (5, 5)]})
+    visitors = Visitors(log, Tickets(), num_rows=8)
+    assert visitors.find("u7", "u1").history.rows.tolist() == [4, 5]
+    log.events[7] = []  # a list was shown to the user, and nothing was done yet
+    assert visitors.find("u7", "u1").history.rows.tolist() == [4, 5]
+    assert visitors.find("u7", "u6").user == 7
+    visitors.drop(7)
+    log.events[7] = [(3, 6)]
+    assert visitors.find("u7", "u1").history.rows.tolist() == [3]
+    assert visitors.find("u6", "u5") is None
+
+
 def test_histories_are_bounded_in_bytes():
     log = MemoryLog({user: [(1, n) for n in range(100)] for user in range(50)})
     limit = 10 * (ENTRY_BYTES + 100 * EVENT_BYTES)

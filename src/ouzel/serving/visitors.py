@@ -85,11 +85,21 @@ class Visitors:
         return len(self._entries)
 
     def find(self, user_id: str | None, session_id: str | None) -> Visitor | None:
-        """Return who has this user id (or else session id), None if nothing is known."""
-        key = (user_id, None) if user_id is not None else (None, session_id)
+        """Return who has this user id, None if nothing is known.
+
+        A user of whom nothing is known is whom the session shows: who has just logged in keeps
+        what was done before.
+        """
+        visitor = None if user_id is None else self._named(user_id, None)
+        if session_id is None or (visitor is not None and len(visitor.history)):
+            return visitor
+        return self._named(None, session_id) or visitor
+
+    def _named(self, user_id: str | None, session_id: str | None) -> Visitor | None:
+        key = (user_id, session_id)
         user = self._rows.get(key)
         if user is None:
-            user = self._log.user_row(user_id=key[0], session_id=key[1])
+            user = self._log.user_row(user_id=user_id, session_id=session_id)
             if user is None:
                 return None
             self._rows[key] = user
