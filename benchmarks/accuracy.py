@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from ouzel.cli.machine import record, usable_cores
-from ouzel.cli.output import emit
-from ouzel.cli.training_progress import TrainingProgress
+from ouzel.cli.printing.output import emit
+from ouzel.cli.printing.training_progress import TrainingProgress
 from ouzel.recommender.evaluate import evaluate_home
 from ouzel.recommender.home import Home
 

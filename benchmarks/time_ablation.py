@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ouzel.cli.machine import record
-from ouzel.cli.output import emit
+from ouzel.cli.printing.output import emit
 from ouzel.data.encode import encode
 from ouzel.data.read import read
 from ouzel.evaluation.protocol import evaluate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ouzel.cli.accuracy import accuracy_table, verdict
+from ouzel.cli.printing.accuracy import accuracy_table, verdict
 
 
 def rows_of(low, high, *, ours=0.2, theirs=0.15):

@@ -10,8 +10,9 @@ import pytest
 
 from ouzel.bundle.bundle import load_bundle
 from ouzel.bundle.store import BundleStore
-from ouzel.cli import COMMANDS, benchmark, benchmark_peer, main
-from ouzel.cli.benchmark_home import Origin, Scale, make_home, trained_origin
+from ouzel.cli import COMMANDS, benchmark, main
+from ouzel.cli.benchmarking import peer
+from ouzel.cli.benchmarking.home import Origin, Scale, make_home, trained_origin
 from ouzel.compression.export import graph_signatures
 from ouzel.evaluation.workload import cluster_centres
 from ouzel.serving.home import open_home
@@ -96,4 +97,4 @@ def test_help_promises_only_what_can_be_measured():
 def test_a_peer_needs_a_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="benchmarks/peers/nobody is not here"):
-        benchmark_peer.Peer("nobody")
+        peer.Peer("nobody")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ouzel import cli
-from ouzel.cli import COMMANDS, main, output
+from ouzel.cli import COMMANDS, main
+from ouzel.cli.printing import output
 
 FOLDER = Path(cli.__file__).parent
 

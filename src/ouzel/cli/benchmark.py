@@ -18,9 +18,9 @@ import typer
 from ouzel.bundle.bundle import load_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.cli import machine
-from ouzel.cli.benchmark_home import Scale, make_home, random_origin, trained_origin
-from ouzel.cli.benchmark_peer import BENCH, TUNINGS, Peer, Tuning
-from ouzel.cli.output import emit, progress
+from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
+from ouzel.cli.benchmarking.peer import BENCH, TUNINGS, Peer, Tuning
+from ouzel.cli.printing.output import emit, progress
 from ouzel.evaluation.server_process import running
 from ouzel.evaluation.serving_case import (
     FULL,

@@ -15,7 +15,7 @@ import typer
 from ouzel.bundle.bundle import UNFINISHED, load_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.cli import machine
-from ouzel.cli.output import emit
+from ouzel.cli.printing.output import emit
 from ouzel.events.log_check import damage
 
 EXAMPLE = "ouzel doctor my-home --json -"

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ouzel.cli.accuracy import accuracy_table, verdict
-from ouzel.cli.output import emit
-from ouzel.cli.training_progress import TrainingProgress
+from ouzel.cli.printing.accuracy import accuracy_table, verdict
+from ouzel.cli.printing.output import emit
+from ouzel.cli.printing.training_progress import TrainingProgress
 
 EXAMPLE = "ouzel evaluate home --json -"
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ouzel.cli.output import emit
+from ouzel.cli.printing.output import emit
 
 EXAMPLE = "ouzel recommend home --user 42"
 

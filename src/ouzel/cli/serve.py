@@ -51,7 +51,7 @@ def command(
 ) -> None:
     """Serve a home over HTTP until interrupted; the live page is at /dashboard."""
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-    from ouzel.cli.output import emit
+    from ouzel.cli.printing.output import emit
     from ouzel.serving.server import serve
 
     def listening(address: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ouzel.cli.output import emit
+from ouzel.cli.printing.output import emit
 
 EXAMPLE = "ouzel validate events.csv --map user_id=visitor"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
 from ouzel.bundle.store import BundleStore
-from ouzel.cli.output import Report
+from ouzel.cli.printing.output import Report
 from ouzel.evaluation.workload import Workload, cluster_centres, make_workload
 from ouzel.events.interactions import History, Interactions, from_histories
 from ouzel.events.log import EventLog

@@ -1,0 +1,1 @@
+"""What `ouzel benchmark` measures on: the home that is served, and the peers beside it."""
