@@ -10,9 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-from ouzel.cli.machine import record, usable_cores
+from ouzel.cli.machine import record
 from ouzel.cli.printing.output import emit
 from ouzel.cli.printing.training_progress import TrainingProgress
+from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import evaluate_home
 from ouzel.recommender.home import Home
 
@@ -26,7 +27,7 @@ def main() -> None:
     home = Home(arguments.home)
     manifest = home.measured().manifest
     with TrainingProgress() as progress:
-        rows = evaluate_home(home, progress, threads=int(usable_cores()))
+        rows = evaluate_home(home, progress, threads=usable_threads())
     for row in rows:
         row["system"], row["case"] = row["model"], arguments.case
     rows[0] |= training_of(home)

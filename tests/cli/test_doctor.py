@@ -119,12 +119,3 @@ def test_a_missing_library_is_broken_for_serving_and_a_warning_for_training(
     assert found["msgspec"].status == "broken"
     assert found["torch"].status == "warn"
     assert "ouzel[train]" in found["torch"].remedy
-
-
-def test_a_container_limit_counts_as_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    limit = tmp_path / "cpu.max"
-    monkeypatch.setattr(machine, "_CPU_LIMIT", limit)
-    limit.write_text("50000 100000\n")
-    assert machine.usable_cores() == 0.5
-    limit.write_text("max 100000\n")
-    assert machine.usable_cores() >= 1

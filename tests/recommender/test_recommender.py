@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from ouzel import Recommender
+from ouzel.events.alone import alone
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import TrainOptions
 from tests.recommender.conftest import NUM_USERS, walks
@@ -66,6 +67,13 @@ def test_many_users_at_once_are_all_answered_by_the_model(trained: Path) -> None
     for _ in range(5):
         found = answering.recommend(users, 3, exclude_seen=True)
         assert {one.names for one in found} == {("sequence",)}
+
+
+def test_a_home_that_is_served_takes_no_import(home: Path) -> None:
+    with alone(home), pytest.raises(ValueError, match="being served already"):
+        Recommender(home).fit(walks(10))
+    with Home(home).log() as log:
+        assert len(log.interactions()) == len(walks())
 
 
 def test_any_arrow_table_comes_back_out(trained: Path) -> None:

@@ -17,6 +17,7 @@ from ouzel.bundle.store import BundleStore
 from ouzel.cli import machine
 from ouzel.cli.printing.output import emit
 from ouzel.events.log_check import damage
+from ouzel.recommender.cores import usable_cores
 
 EXAMPLE = "ouzel doctor my-home --json -"
 
@@ -76,7 +77,7 @@ def check_machine(folder: Path, port: int) -> Iterator[Finding]:
     >>> [finding.check for finding in check_machine(Path(tempfile.gettempdir()), 8000)][:2]
     ['cores', 'cpu flags']
     """
-    yield Finding("cores", "ok", f"{machine.usable_cores():g}")
+    yield Finding("cores", "ok", f"{usable_cores():g}")
     flags = machine.cpu_flags()
     slow = "" if "avx2" in flags else "inference will be slow: use a processor with AVX2"
     yield Finding("cpu flags", "warn" if slow else "ok", " ".join(flags) or "none known", slow)

@@ -24,12 +24,12 @@ def command(
 
     All items are ranked for every target, none sampled, and what a user has seen is filtered.
     """
-    from ouzel.cli.machine import usable_cores
+    from ouzel.recommender.cores import usable_threads
     from ouzel.recommender.evaluate import evaluate_home
     from ouzel.recommender.home import Home
 
     with TrainingProgress() as progress:
-        rows = evaluate_home(Home(home), progress, threads=int(usable_cores()))
+        rows = evaluate_home(Home(home), progress, threads=usable_threads())
     title = "Accuracy on the test part, all items ranked"
     emit(rows, json, title=title, shown=accuracy_table(rows))
     if json != "-":

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ouzel.recommender.cores import usable_cores
+
 SERVING_LIBRARIES = (
     "numpy", "msgspec", "starlette", "uvicorn", "uvloop", "httptools", "onnxruntime",
     "safetensors", "polars", "prometheus-client", "typer", "rich",
@@ -29,7 +31,6 @@ THREAD_VARIABLES = (
 )
 # What makes matrix products on a CPU fast, from the oldest to the newest.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def machine() -> dict[str, object]:
@@ -92,20 +93,6 @@ def record(rows: Sequence[Mapping[str, Any]], *, command: str, seed: int) -> dic
         "seed": seed,
         "rows": list(rows),
     }
-
-
-def usable_cores() -> float:
-    """Return how many cores this process may use, a container's limit counted.
-
-    >>> usable_cores() > 0
-    True
-    """
-    cores = float(len(os.sched_getaffinity(0)))
-    if _CPU_LIMIT.is_file():
-        quota, period = _CPU_LIMIT.read_text().split()
-        if quota != "max":
-            cores = min(cores, int(quota) / int(period))
-    return cores
 
 
 def cpu_flags() -> list[str]:

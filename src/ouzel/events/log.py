@@ -55,6 +55,11 @@ class EventLog:
         self._catalog = Catalog()
         self._load_items(reader)
 
+    @property
+    def path(self) -> Path:
+        """Return the file that holds the log; it lies in the home."""
+        return self._path
+
     @classmethod
     def open(cls, path: Path, *, synchronous: str = "FULL") -> EventLog:
         """Return the log at `path`, made if absent.

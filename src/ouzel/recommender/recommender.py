@@ -98,10 +98,10 @@ class Recommender:
 
     def evaluate(self) -> list[dict[str, Any]]:
         """Return the accuracy of the model and of every baseline on what training left out."""
+        from ouzel.recommender.cores import usable_threads
         from ouzel.recommender.evaluate import evaluate_home
-        from ouzel.recommender.train import usable_cores
 
-        return evaluate_home(self.home, Silent(), threads=usable_cores())
+        return evaluate_home(self.home, Silent(), threads=usable_threads())
 
     def save(self, folder: Path | str) -> Path:
         """Return `folder`, now a complete home: `load` and `ouzel serve` take it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +13,12 @@ from ouzel.data.clean import implicit, k_core
 from ouzel.data.dataset import Dataset
 from ouzel.data.split import Split
 from ouzel.evaluation.sequence import sequence_scorer
+from ouzel.events.alone import alone
 from ouzel.events.interactions import Interactions
 from ouzel.events.log import EventLog
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.sequence import SEQUENCE_MODELS
+from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, split_of
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Progress, TrainOptions
@@ -50,6 +51,13 @@ def cleaned(dataset: Dataset, options: TrainOptions, progress: Progress) -> Data
 
     Raises:
         ValueError: nothing would be left.
+
+    >>> import polars as pl
+    >>> from ouzel.data.read import from_arrow
+    >>> from ouzel.recommender.options import Silent
+    >>> rated = from_arrow(pl.DataFrame({"user": ["u", "u"], "item": [1, 2], "rating": [5.0, 2.0]}))
+    >>> cleaned(rated, TrainOptions(min_value=4), Silent()).frame["item_id"].to_list()
+    ['1']
     """
     frame = dataset.frame
     if options.min_value is not None:
@@ -68,6 +76,9 @@ def cleaned(dataset: Dataset, options: TrainOptions, progress: Progress) -> Data
 def import_dataset(log: EventLog, dataset: Dataset, progress: Progress) -> None:
     """Put the events and items of `dataset` into the log; what is there already is passed over.
 
+    Raises:
+        ValueError: the home of the log is being served; the server alone may write then.
+
     >>> import tempfile
     >>> from pathlib import Path
     >>> import polars as pl
@@ -79,12 +90,13 @@ def import_dataset(log: EventLog, dataset: Dataset, progress: Progress) -> None:
     ...     log.catalog.ids([1, 2])
     ['a', 'b']
     """
-    counts = log.import_frame(
-        dataset.columns(),
-        source_digest=dataset.digest,
-        items=dataset.item_columns(),
-        progress=progress.step("Importing events"),
-    )
+    with alone(log.path.parent):
+        counts = log.import_frame(
+            dataset.columns(),
+            source_digest=dataset.digest,
+            items=dataset.item_columns(),
+            progress=progress.step("Importing events"),
+        )
     progress.say(
         f"{counts.added:,} events imported, {counts.already_known:,} were there already; "
         f"{log.num_users:,} users and {len(log.catalog) - 1:,} items in all"
@@ -106,7 +118,7 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     ...
     ValueError: there are no events to split: give at least one
     """
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(usable_threads())
     with home.log() as log:
         offset = log.last_offset()
         interactions = log.interactions(until_offset=offset)
@@ -133,7 +145,7 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     )
     model, result = fit_split(home, split, options, progress)
     progress.say("Exporting the graphs and checking them against the model")
-    exported = export(model, interactions, threads=usable_cores())
+    exported = export(model, interactions, threads=usable_threads())
     scorer = sequence_scorer(exported.graphs, exported.vectors_ND)
     rows = compare(options.model, scorer, split, name=options.split, progress=progress)
     bundle = publish(home, exported, interactions, replace(provenance, metrics=rows))
@@ -191,15 +203,6 @@ def fit_split(
     return model, result
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use.
-
-    >>> usable_cores() >= 1
-    True
-    """
-    return len(os.sched_getaffinity(0))
-
-
 def _refit(
     home: Home,
     interactions: Interactions,
@@ -236,7 +239,7 @@ def _refit(
         seed=options.seed,
         parent=parent.digest,
     )
-    exported = export(model, interactions, threads=usable_cores())
+    exported = export(model, interactions, threads=usable_threads())
     return publish(home, exported, interactions, provenance)
 
 

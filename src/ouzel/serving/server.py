@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -15,14 +14,13 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from ouzel.events.alone import alone
 from ouzel.serving.app import Settings, create_app
 from ouzel.serving.security import check_binding
 
 SWITCH_SECONDS = 0.0005
 """How long the log writer may hold the interpreter while an answer waits for it (5 ms is
 Python's default, and would be the slowest answer)."""
-
-LOCK_FILE = "serving.lock"
 
 DRAIN_SECONDS = 20
 """How long answers under way may take once the server is told to stop."""
@@ -92,7 +90,7 @@ def run(app: Starlette, listener: socket.socket, listening: Callable[[int], None
     config = uvicorn.Config(
         app,
         http="httptools",
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        loop="uvloop",
         access_log=False,
         log_level="warning",
         server_header=False,
@@ -129,29 +127,6 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         yield listener
-
-
-@contextlib.contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Keep other servers off a home meanwhile: the log has one writer, who knows every state.
-
-    Raises:
-        ValueError: another server has the home, or there is none.
-
-    >>> with alone(Path("no-such-home")):
-    ...     pass
-    Traceback (most recent call last):
-    ...
-    ValueError: no-such-home is no home: make one with `ouzel train --data PATH --out no-such-home`
-    """
-    if not home.is_dir():
-        raise ValueError(f"{home} is no home: make one with `ouzel train --data PATH --out {home}`")
-    with (home / LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{home} is being served already: stop that server first") from None
-        yield
 
 
 @contextlib.contextmanager
