@@ -226,6 +226,21 @@ def test_a_state_is_known_by_the_content_of_its_history() -> None:
     assert states.stats.audit_failures == 1
 
 
+def test_an_audit_encodes_once_and_leaves_the_pool_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = {0: random_history(np.random.default_rng(8), 10)}
+    states = states_of(histories)
+    vector(states, 0, START_MS)
+    encode, calls = states._graphs.encode, []
+    monkeypatch.setattr(states._graphs, "encode", lambda p: calls.append(p) or encode(p))
+    audit = states.begin_audit(0)
+    assert audit is not None and not calls
+    states.forget(0)
+    for array in states.pool.cache:
+        array[:] = np.nan
+    assert audit.error() < 1e-5
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("part", ["keys", "values", "last", "length"])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_corrupted_state_is_found(part: str, layer: int) -> None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -82,10 +83,13 @@ class NextItemStates:
             raise self.broken
         return _vector(history.rows.tolist())
 
-    def audit(self, user: int) -> float:
-        self.stats.audits += 1
+    def begin_audit(self, user: int) -> SimpleNamespace:
         same = self.pool.states[user] == self._load_history(user).rows.tolist()
-        return 0.0 if same else float("inf")
+        return SimpleNamespace(error=lambda: 0.0 if same else float("inf"))
+
+    def end_audit(self, user: int, error: float) -> float:
+        self.stats.audits += 1
+        return error
 
 
 def _zero():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from ouzel.events.types import ItemUpdate
 from ouzel.serving.app import Settings, build_app, create_app
 from ouzel.serving.home import open_home
 from ouzel.serving.security import Access
+from ouzel.serving.timing import Timing
+from ouzel.serving.wire import RecommendRequest
 from tests.serving.real_home import HOUR_MS, write_home
 from tests.serving.running import running
 from tests.tiny import NUM_ROWS, START_MS, oracle, tiny_graphs, tiny_model
@@ -112,11 +116,31 @@ def test_the_audit_finds_a_planted_corruption(client, engine, caplog):
     for other in states.pool.users():
         if other != user:
             states.forget(other)
-    assert engine.audit_one() < 1e-4
+    assert asyncio.run(engine.audit_one()) < 1e-4
     states.pool.cache[1][states.pool.slot(user)] += 1.0
-    assert engine.audit_one() > 1e-3
+    assert asyncio.run(engine.audit_one()) > 1e-3
     assert states.stats.audit_failures == 1
     assert 'ouzel_states_total{of="audit_failures"} 1.0' in client.get("/metrics").text
+
+
+def test_answers_do_not_wait_for_an_audit(engine, monkeypatch):
+    graphs, request = engine._states._graphs, RecommendRequest(user_id="u3")
+    encode, let = graphs.encode, threading.Event()
+
+    async def scenario():
+        engine.answers.rank([request], [Timing()])
+        monkeypatch.setattr(graphs, "encode", lambda padded: let.wait(10) and encode(padded))
+        audit = asyncio.create_task(engine.audit_one())
+        await asyncio.sleep(0)
+        answer = await engine.answers.answer(request, Timing())
+        assert answer.degraded is None
+        assert not audit.done()
+        let.set()
+        assert await audit < 1e-4
+
+    asyncio.run(scenario())
+    assert engine._states.stats.audits == 1
+    engine.log.close()
 
 
 def test_an_event_that_takes_no_effect_here_is_read_from_the_log(
@@ -138,7 +162,7 @@ def test_an_event_that_takes_no_effect_here_is_read_from_the_log(
 
 def test_nothing_is_audited_while_events_are_on_their_way(engine):
     engine.writer.submitted += 1
-    assert engine.audit_one() is None
+    assert asyncio.run(engine.audit_one()) is None
     engine.log.close()
 
 

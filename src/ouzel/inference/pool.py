@@ -131,6 +131,17 @@ class StatePool:
         """Return the hash of the history that the user's state was made from."""
         return self._hashes[self._slots[user]]
 
+    def copied(self, user: int) -> StatePool:
+        """Return a pool of one slot, number 0, with a copy of the user's state."""
+        copy = StatePool(self.shape, max_bytes=slot_bytes(self.shape))
+        slot = self._slots[user]
+        for ours, theirs in zip(copy.cache, self.cache, strict=True):
+            ours[0] = theirs[slot]
+        copy.last_SD[0] = self.last_SD[slot]
+        copy.last_time_S[0] = self.last_time_S[slot]
+        copy.length_S[0] = self.length_S[slot]
+        return copy
+
     def take(self, user: int) -> tuple[int, int | None]:
         """Return a slot for a user who is not here, and who had to give way for it, if anyone."""
         evicted = None

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
+from ouzel.inference.audit import Audit
 from ouzel.inference.encoding import (
     ENCODE_BATCH,
     HistoryEncoder,
@@ -29,7 +30,7 @@ from ouzel.inference.encoding import (
     known_events,
 )
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.pool import StatePool, history_hash
+from ouzel.inference.pool import StatePool
 
 AUDIT_TOLERANCE = 1e-3
 """A state this far from its re-encode is wrong; rounding stays two orders of magnitude below."""
@@ -123,17 +124,29 @@ class UserStates:
     def audit(self, user: int) -> float | None:
         """Return the largest difference between the user's state and a full re-encode.
 
-        None if the user is not in the pool. A state whose events are not those of the log, or
-        that is off by more than rounding, is dropped and counted in `audit_failures`.
+        None if the user is not in the pool. See `begin_audit` and `end_audit`.
+        """
+        begun = self.begin_audit(user)
+        return None if begun is None else self.end_audit(user, begun.error())
+
+    def begin_audit(self, user: int) -> Audit | None:
+        """Return the audit of the user's state as it is now; None if it is not in the pool.
+
+        Its `error()` takes a full encode and may be asked for in another thread.
         """
         if user not in self.pool:
             return None
         self._apply_pending([user])
         history = known_events(self._graphs, self._load_history(user))
+        return Audit(self._graphs, self.pool.copied(user), self.pool.hash(user), history)
+
+    def end_audit(self, user: int, error: float) -> float:
+        """Return `error`, which is now counted.
+
+        A state whose events are not those of the log (an infinite error), or that is off by more
+        than rounding, is dropped and counted in `audit_failures`.
+        """
         self.stats.audits += 1
-        error = float("inf")
-        if self.pool.hash(user) == history_hash(history):
-            error = self._difference(self.pool.slot(user), history)
         if error > AUDIT_TOLERANCE:
             self.stats.audit_failures += 1
             self.forget(user)
@@ -190,31 +203,3 @@ class UserStates:
             # What was noted for them is in the log, from which their next state is made.
             self._pending.pop(evicted, None)
         return slot
-
-    def _difference(self, slot: int, history: History) -> float:
-        """Return how far `slot` is from a fresh encode, over everything an answer reads.
-
-        The two may have counted positions from different starts, so what is compared is the vector
-        at the time of the newest event and one later, and the values, event by event.
-        """
-        newest_ms = int(history.times_ms[-1])
-        worst = 0.0
-        for now_ms in (newest_ms, newest_ms + 3_600_000):
-            now_B = np.array([now_ms])
-            stored = ask(self._graphs, self.pool, np.array([slot]), now_B)
-            fresh, _ = self._encoder([history], now_B)
-            worst = max(worst, float(np.abs(stored - fresh).max()))
-        return max(worst, _value_difference(self.pool, slot, self._encoder.scratch, len(history)))
-
-
-def _value_difference(stored: StatePool, slot: int, fresh: StatePool, length: int) -> float:
-    """Return the largest difference of the cached values, newest event to oldest."""
-    window = stored.shape.window
-    newest = np.arange(1, min(length, window) + 1)
-    places = (int(stored.length_S[slot]) - newest) % window
-    fresh_places = (int(fresh.length_S[0]) - newest) % window
-    pairs = zip(stored.cache[1::2], fresh.cache[1::2], strict=True)
-    return max(
-        float(np.abs(ours[slot][:, places] - theirs[0][:, fresh_places]).max())
-        for ours, theirs in pairs
-    )

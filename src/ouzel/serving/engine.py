@@ -95,11 +95,11 @@ class Engine:
             reasons.append(self.writer.failure)
         return reasons
 
-    def audit_one(self) -> float | None:
+    async def audit_one(self) -> float | None:
         """Return how far the state of a random live user is from a full re-encode.
 
         None if there is no live user, or if events are on their way, when log and state may
-        rightly differ.
+        rightly differ. The re-encode runs beside the loop: answers do not wait for it.
         """
         users = self._states.pool.users()
         if not users or self.writer.settled < self.writer.submitted:
@@ -107,13 +107,16 @@ class Engine:
         user = self._random.choice(users)
         # The history comes from the log itself, so that this audits what is held here as well.
         self._visitors.drop(user)
-        return self._states.audit(user)
+        audit = self._states.begin_audit(user)
+        if audit is None:
+            return None
+        return self._states.end_audit(user, await asyncio.to_thread(audit.error))
 
     async def _audit_forever(self) -> None:
         while True:
             await asyncio.sleep(AUDIT_SECONDS)
             try:
-                self.audit_one()
+                await self.audit_one()
             except Exception:
                 logger.exception("the audit of a user state failed")
 

@@ -1,0 +1,63 @@
+"""The audit of one state: how far is it from a fresh encode of the history that the log holds?
+
+An audit holds a copy of the state, so that its encode, the longest step there is, may run in
+another thread while the pool goes on. (ONNX Runtime's sessions may be run from several threads.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ouzel.events.interactions import History
+from ouzel.inference.encoding import ask, encode_into
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.pool import StatePool, history_hash, slot_bytes
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A user's state, copied into a pool of its own, and the known events of the log's history.
+
+    `digest` is the hash of the events that the state was made from.
+    """
+
+    graphs: Graphs
+    stored: StatePool
+    digest: int
+    history: History
+
+    def error(self) -> float:
+        """Return the largest difference from a fresh encode, over everything an answer reads.
+
+        Infinite if the state's events are not those of the log. The two may have counted
+        positions from different starts, so what is compared is the vector at the time of the
+        newest event and an hour later, and the values, event by event.
+        """
+        if self.digest != history_hash(self.history):
+            return float("inf")
+        fresh = StatePool(self.stored.shape, max_bytes=slot_bytes(self.stored.shape))
+        encode_into(self.graphs, fresh, [0], [self.history])
+        worst = _value_difference(self.stored, fresh, len(self.history))
+        newest_ms, slot = int(self.history.times_ms[-1]), np.array([0])
+        for now_ms in (newest_ms, newest_ms + HOUR_MS):
+            now_B = np.array([now_ms])
+            ours, theirs = (ask(self.graphs, pool, slot, now_B) for pool in (self.stored, fresh))
+            worst = max(worst, float(np.abs(ours - theirs).max()))
+        return worst
+
+
+def _value_difference(stored: StatePool, fresh: StatePool, length: int) -> float:
+    """Return the largest difference of the cached values, newest event to oldest."""
+    window = stored.shape.window
+    newest = np.arange(1, min(length, window) + 1)
+    places = (int(stored.length_S[0]) - newest) % window
+    fresh_places = (int(fresh.length_S[0]) - newest) % window
+    pairs = zip(stored.cache[1::2], fresh.cache[1::2], strict=True)
+    return max(
+        float(np.abs(ours[0][:, places] - theirs[0][:, fresh_places]).max())
+        for ours, theirs in pairs
+    )
