@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ouzel.cli.column_map import column_map
 from ouzel.cli.printing.accuracy import accuracy_table, verdict
 from ouzel.cli.printing.output import emit
 from ouzel.cli.printing.training_progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from ouzel.recommender.options import TrainOptions
+    from ouzel.recommender.train import Trained
 
 EXAMPLE = "ouzel train --data events.csv --out home --minutes 10"
 
@@ -56,11 +61,7 @@ def command(
     """
     # A thread that spins while it waits takes the core that the other one needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from ouzel.cli.column_map import column_map
-    from ouzel.data.read import read
-    from ouzel.recommender.home import Home
     from ouzel.recommender.options import TrainOptions
-    from ouzel.recommender.train import cleaned, import_dataset, train_home
 
     options = TrainOptions(
         model=model,
@@ -72,13 +73,8 @@ def command(
         minutes=minutes,
         seed=seed,
     )
-    home = Home(out)
-    with TrainingProgress() as progress:
-        dataset = read(data, columns=column_map(map_ or []), strict=strict)
-        progress.say(str(dataset.report))
-        with home.log() as log:
-            import_dataset(log, cleaned(dataset, options, progress), progress)
-        trained = train_home(home, options, progress)
+    columns = column_map(map_ or [])
+    trained = _train(data, out, options, columns=columns, strict=strict)
     result = {
         "home": str(out),
         "version": trained.bundle.version,
@@ -92,3 +88,19 @@ def command(
     if json != "-":
         typer.echo(verdict(trained.rows))
         typer.echo(f"Serve it: ouzel serve {out}")
+
+
+def _train(
+    data: Path, out: Path, options: TrainOptions, *, columns: dict[str, str], strict: bool
+) -> Trained:
+    from ouzel.data.read import read
+    from ouzel.recommender.home import Home
+    from ouzel.recommender.train import cleaned, import_dataset, train_home
+
+    home = Home(out)
+    with TrainingProgress() as progress:
+        dataset = read(data, columns=columns, strict=strict)
+        progress.say(str(dataset.report))
+        with home.log() as log:
+            import_dataset(log, cleaned(dataset, options, progress), progress)
+        return train_home(home, options, progress)
