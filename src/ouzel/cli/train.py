@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,16 +75,8 @@ def command(
     )
     columns = column_map(map_ or [])
     trained = _train(data, out, options, columns=columns, strict=strict)
-    result = {
-        "home": str(out),
-        "version": trained.bundle.version,
-        "epochs": trained.result.epochs,
-        "best_epoch": trained.result.best_epoch,
-        "training_seconds": round(trained.result.seconds, 1),
-        "rows": trained.rows,
-    }
     title = f"Accuracy on the test part ({split}), all items ranked"
-    emit(result, json, title=title, shown=accuracy_table(trained.rows))
+    emit(_result(out, trained), json, title=title, shown=accuracy_table(trained.rows))
     if json != "-":
         typer.echo(verdict(trained.rows))
         typer.echo(f"Serve it: ouzel serve {out}")
@@ -104,3 +96,14 @@ def _train(
         with home.log() as log:
             import_dataset(log, cleaned(dataset, options, progress), progress)
         return train_home(home, options, progress)
+
+
+def _result(out: Path, trained: Trained) -> dict[str, Any]:
+    return {
+        "home": str(out),
+        "version": trained.bundle.version,
+        "epochs": trained.result.epochs,
+        "best_epoch": trained.result.best_epoch,
+        "training_seconds": round(trained.result.seconds, 1),
+        "rows": trained.rows,
+    }
