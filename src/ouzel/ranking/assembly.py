@@ -6,13 +6,28 @@ is popular; then the filter and the cut.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ouzel.bundle.bundle import Bundle
+from ouzel.events.interactions import History
+from ouzel.events.log import EventLog
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Stage
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
 from ouzel.retrieval.exact import ExactIndex
+from ouzel.retrieval.faiss import FaissIndex
+from ouzel.retrieval.index import Search
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.vmis import VMISkNN
+
+EXACT_ROWS = 20_000
+"""Up to here an exact search takes a few hundred microseconds at most."""
+
+RECALL = 0.99
+SAMPLES = 64
 
 
 def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
@@ -34,8 +49,46 @@ def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
     }
 
 
-def standard_stages(bundle: Bundle, states: UserStates) -> list[Stage]:
-    """Return the stages of the request path, in order.
+def item_index(
+    vectors_ND: NDArray[np.float32], states: UserStates, samples: Sequence[History]
+) -> Search:
+    """Return what finds items: exact search, or product codes where that costs milliseconds.
+
+    An approximate index is taken only if it finds `RECALL` of the exact best 10 for the vectors of
+    the `samples`, histories of users of this very home.
+
+    >>> len(item_index(np.ones((3, 2), np.float32), states=None, samples=[]))
+    2
+    """
+    asked = [
+        states.query_session(history, int(history.times_ms[-1]))
+        for history in (samples if len(vectors_ND) > EXACT_ROWS else ())
+        if len(history)
+    ]
+    known = [vector for vector in asked if vector is not None]
+    if not known:
+        return ExactIndex(vectors_ND)
+    index = FaissIndex.tuned(vectors_ND, np.stack(known), recall=RECALL)
+    return index if index.recall >= RECALL else ExactIndex(vectors_ND)
+
+
+def sample_histories(log: EventLog) -> list[History]:
+    """Return the histories of up to `SAMPLES` users, spread over all there are.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder, EventLog.open(Path(folder, "log")) as log:
+    ...     sample_histories(log)
+    []
+    """
+    count = min(SAMPLES, log.num_users)
+    return [log.history(int(user)) for user in np.linspace(0, max(0, log.num_users - 1), count)]
+
+
+def standard_stages(
+    bundle: Bundle, states: UserStates, samples: Sequence[History] = ()
+) -> list[Stage]:
+    """Return the stages of the request path, in order; `samples` as in `item_index`.
 
     >>> from types import SimpleNamespace
     >>> import numpy as np
@@ -52,7 +105,7 @@ def standard_stages(bundle: Bundle, states: UserStates) -> list[Stage]:
     """
     return [
         EncodeUser(states),
-        SearchIndex(ExactIndex(bundle.tensors("items")["vectors"])),
+        SearchIndex(item_index(bundle.tensors("items")["vectors"], states, samples)),
         FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
         FillFrom(popular_sources(bundle)["popular"]),
         DropForbidden(),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import BUDGET_MS, Kind, Stage, Work
-from ouzel.retrieval.index import Index
+from ouzel.retrieval.index import Search
 from ouzel.retrieval.types import Candidates, Query, Source
 
 SEQUENCE = "sequence"
@@ -124,7 +124,7 @@ class SearchIndex(Stage):
     kind: Kind = "source"
     optional = True
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Search) -> None:
         self.index = index
         self.budget_ms = BUDGET_MS * (1 + len(index) / 1e6)
 

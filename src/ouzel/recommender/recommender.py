@@ -15,7 +15,7 @@ from ouzel.events import clock
 from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
-from ouzel.ranking.assembly import standard_stages
+from ouzel.ranking.assembly import sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Silent, TrainOptions
@@ -157,7 +157,9 @@ class _Answering:
             load_history=self.log.history,
             version=bundle.version,
         )
-        self._pipeline = Pipeline(standard_stages(bundle, self._states), resting=False)
+        self._pipeline = Pipeline(
+            standard_stages(bundle, self._states, sample_histories(self.log)), resting=False
+        )
 
     def recommend(
         self, user_ids: Sequence[str], k: int, *, exclude_seen: bool

@@ -28,6 +28,8 @@ class ExactIndex:
     ([[1, 2]], [[2.0, 1.0]])
     """
 
+    recall = 1.0
+
     def __init__(self, vectors_ND: NDArray[np.float32]) -> None:
         _check_vectors(vectors_ND)
         self._vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)

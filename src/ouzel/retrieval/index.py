@@ -15,16 +15,31 @@ Excluded = Sequence[NDArray[np.int32]]
 """Per query, the rows that may not be returned."""
 
 
-class Index(Protocol):
-    """Item vectors by row. An engine is one file that keeps this promise.
+class Search(Protocol):
+    """What the request path asks of an index.
 
     Row 0 is padding and never returned. Where fewer than k rows are left, the rest of a result
     is row 0 with score -inf.
     """
 
+    @property
+    def recall(self) -> float:
+        """Return the share of the exact best 10 that it finds, as it was measured; exact: 1."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of rows that can be found."""
         ...
+
+    def search(
+        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return rows (B, K) int32 and scores (B, K) float32, best first; ties by lower row."""
+        ...
+
+
+class Index(Search, Protocol):
+    """Item vectors by row that can be changed and stored. An engine is one file."""
 
     def add(self, rows_M: NDArray[np.int32], vectors_MD: NDArray[np.float32]) -> None:
         """Put or replace the vectors of `rows_M`; the index grows as far as rows reach."""
@@ -32,12 +47,6 @@ class Index(Protocol):
 
     def remove(self, rows_M: NDArray[np.int32]) -> None:
         """Make `rows_M` unfindable until they are added again."""
-        ...
-
-    def search(
-        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return rows (B, K) int32 and scores (B, K) float32, best first; ties by lower row."""
         ...
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:

@@ -15,6 +15,7 @@ from ouzel.events.log import EventLog
 from ouzel.events.types import Event
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pipeline, Stage
+from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
 from ouzel.serving.metrics import Family, Metrics
@@ -64,6 +65,10 @@ class Engine:
         )
         self._states = parts.states
         self._visitors = parts.visitors
+        self._index_recall = min(
+            (stage.index.recall for stage in parts.stages if isinstance(stage, SearchIndex)),
+            default=1.0,
+        )
         self._audits: asyncio.Task[None] | None = None
         self._random = random.Random()
         self._measure()
@@ -177,13 +182,15 @@ class Engine:
                 "gauge",
                 "ouzel_now",
                 "States held and their slots, the largest audited error, events that wait for "
-                "the disk, bytes of histories held, and whether reads and writes are welcome.",
+                "the disk, bytes of histories held, recall@10 of the item index against exact "
+                "search, and whether reads and writes are welcome.",
                 lambda: {
                     "states": len(pool),
                     "state_slots": pool.num_slots,
                     "state_audit_max_error": stats.audit_max_error,
                     "waiting_events": writer.waiting,
                     "history_bytes": self._visitors.bytes,
+                    "index_recall": self._index_recall,
                     "reads": self.ready,
                     "writes": writer.failure is None,
                 },

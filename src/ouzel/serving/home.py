@@ -10,7 +10,7 @@ from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
-from ouzel.ranking.assembly import popular_sources, standard_stages
+from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
 from ouzel.serving.engine import Engine, Parts
 from ouzel.serving.visitors import Visitors
 from ouzel.serving.wire import ModelName
@@ -63,7 +63,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
     return Parts(
         log=log,
         states=states,
-        stages=standard_stages(bundle, states),
+        stages=standard_stages(bundle, states, sample_histories(log)),
         popular=dict(popular_sources(bundle)),
         model=ModelName(bundle.manifest.model, bundle.version),
         num_rows=num_rows,
