@@ -181,9 +181,8 @@ class Engine:
             Family(
                 "gauge",
                 "ouzel_now",
-                "States held and their slots, the largest audited error, events that wait for "
-                "the disk, bytes of histories held, recall@10 of the item index against exact "
-                "search, and whether reads and writes are welcome.",
+                "State pool, largest audited error, waiting events, bytes of histories, recall@10 "
+                "of the item index against exact search, readiness.",
                 lambda: {
                     "states": len(pool),
                     "state_slots": pool.num_slots,
