@@ -23,7 +23,7 @@ from rich.table import Table
 from ouzel.data.samples import movietweetings
 
 HOME = Path(".demo/home")
-TRAINING_MINUTES = 1.5
+TRAINING_MINUTES = 1.75
 START_SECONDS = 60
 LIST_LENGTH = 10
 

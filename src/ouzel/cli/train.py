@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,8 +58,6 @@ def command(
     Importing the same data again adds nothing; a training that was interrupted goes on where its
     last epoch ended.
     """
-    # A thread that spins while it waits takes the core that the other one needs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ouzel.recommender.options import TrainOptions
 
     options = TrainOptions(
