@@ -12,7 +12,7 @@ from ouzel.ranking.pipeline import Pipeline, Work
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
 from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.popular import PopularSource
-from ouzel.retrieval.types import Candidates, Query
+from ouzel.retrieval.types import Candidates, Query, distinct_rows
 
 N, D = 30, 4
 VECTORS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
@@ -159,7 +159,7 @@ def test_a_vector_of_nan_is_a_failure_and_falls_back():
 
 def test_short_lists_are_filled_without_repeats():
     first = Candidates.of("sequence", rows_of(29, 3), np.array([9.0, 8.0]))
-    query = Query(k=5, now_ms=0, seen=rows_of(27))
+    query = Query(k=5, now_ms=0, forbidden=rows_of(27))
     found = FillFrom(POPULAR).run(Work((query,), (first,))).found[0]
     assert found.rows_K.tolist()[:5] == [29, 3, 28, 26, 25]
     assert sources(found)[:3] == ["sequence", "sequence", "popular"]
@@ -183,14 +183,14 @@ def test_what_may_not_be_shown_is_dropped():
     found = Candidates.of(
         "s", rows_of(0, 1, 2, 3, 4, 5), np.array([9, np.nan, 7, -np.inf, 5, 4], np.float32)
     )
-    query = Query(k=9, now_ms=0, seen=rows_of(4, 8), exclude=rows_of(2))
+    query = Query(k=9, now_ms=0, forbidden=rows_of(2, 4, 8))
     done = DropForbidden().run(Work((query,), (found,)))
     assert done.found[0].rows_K.tolist() == [5]
 
 
 def test_a_filter_that_fails_shows_nothing():
     found = Candidates.of("s", rows_of(1), np.ones(1))
-    work = Work((Query(k=1, now_ms=0, seen=rows_of(1)),), (found,))
+    work = Work((Query(k=1, now_ms=0, forbidden=rows_of(1)),), (found,))
     assert len(DropForbidden().fallback(work).found[0]) == 0
 
 
@@ -201,8 +201,7 @@ any_query = st.builds(
         now_ms=0,
         user=user,
         history=History(rows, np.arange(len(rows), dtype=np.int64)),
-        seen=rows,
-        exclude=exclude,
+        forbidden=distinct_rows(rows, exclude),
     ),
     st.one_of(st.none(), st.integers(0, N - 1), st.just(120)),
     row_lists,
@@ -217,7 +216,7 @@ def test_any_pass_keeps_the_promises_of_a_list(asked):
     ranked = whole().run(asked)
     for query, found in zip(asked, ranked.found, strict=True):
         rows = found.rows_K.tolist()
-        forbidden = set(query.forbidden().tolist())
+        forbidden = set(query.forbidden.tolist())
         allowed = set(range(1, N)) - forbidden
         assert len(rows) == min(query.k, len(allowed))
         assert len(set(rows)) == len(rows)

@@ -54,5 +54,5 @@ def test_source_skips_padding_forbidden_and_minus_infinity():
     found = source.candidates(Query(k=9, now_ms=0), 9)
     assert found.rows_K.tolist() == [2, 4, 3, 1]
     assert found.names == ("trending",)
-    query = Query(k=2, now_ms=0, seen=rows(2, 77), exclude=rows(3))
+    query = Query(k=2, now_ms=0, forbidden=rows(2, 3, 77))
     assert source.candidates(query, 2).rows_K.tolist() == [4, 1]

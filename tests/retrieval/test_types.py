@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ouzel.retrieval.types import Candidates, Query
+from ouzel.retrieval.types import Candidates, distinct_rows
 
 
 def rows(*values):
@@ -9,9 +9,10 @@ def rows(*values):
 
 
 def test_forbidden_is_sorted_and_each_once():
-    query = Query(k=1, now_ms=0, seen=rows(5, 2), exclude=rows(2, 9))
-    assert query.forbidden().tolist() == [2, 5, 9]
-    assert query.forbidden().dtype == np.int32
+    forbidden = distinct_rows(rows(5, 2), rows(2, 9))
+    assert forbidden.tolist() == [2, 5, 9]
+    assert forbidden.dtype == np.int32
+    assert distinct_rows(rows()).tolist() == []
 
 
 def test_take_by_mask_by_positions_and_by_nothing():

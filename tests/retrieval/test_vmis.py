@@ -106,7 +106,7 @@ def test_damaged_tensors_are_refused(model):
 
 def test_source_is_sorted_and_skips_what_is_forbidden(model):
     seen = np.array([4, 9], np.int32)
-    query = Query(k=5, now_ms=0, history=history([4, 9]), seen=seen)
+    query = Query(k=5, now_ms=0, history=history([4, 9]), forbidden=seen)
     found = model.candidates(query, 5)
     assert len(found) == 5 and found.names == ("vmis",)
     assert not set(found.rows_K.tolist()) & {0, 4, 9}

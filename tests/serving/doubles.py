@@ -83,6 +83,15 @@ class NextItemStates:
             raise self.broken
         return _vector(history.rows.tolist())
 
+    def begin_rebuild(self, users: Sequence[int]) -> SimpleNamespace:
+        if self.broken is not None:
+            raise self.broken
+        made = {user: self._load_history(user).rows.tolist() for user in users}
+        return SimpleNamespace(encode=lambda: None, made=made)
+
+    def end_rebuild(self, rebuild: SimpleNamespace) -> None:
+        self.pool.states.update(rebuild.made)
+
     def begin_audit(self, user: int) -> SimpleNamespace:
         same = self.pool.states[user] == self._load_history(user).rows.tolist()
         return SimpleNamespace(error=lambda: 0.0 if same else float("inf"))

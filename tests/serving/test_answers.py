@@ -17,6 +17,7 @@ from tests.serving.doubles import make_engine
 @pytest.fixture
 def engine(tmp_path):
     engine = make_engine(tmp_path)
+    engine.answers.rank([RecommendRequest(user_id=user) for user in ("ada", "bo")], [])
     yield engine
     engine.log.close()
 

@@ -134,13 +134,17 @@ class StatePool:
     def copied(self, user: int) -> StatePool:
         """Return a pool of one slot, number 0, with a copy of the user's state."""
         copy = StatePool(self.shape, max_bytes=slot_bytes(self.shape))
-        slot = self._slots[user]
-        for ours, theirs in zip(copy.cache, self.cache, strict=True):
-            ours[0] = theirs[slot]
-        copy.last_SD[0] = self.last_SD[slot]
-        copy.last_time_S[0] = self.last_time_S[slot]
-        copy.length_S[0] = self.length_S[slot]
+        copy.adopt(0, self, self._slots[user])
         return copy
+
+    def adopt(self, slot: int, other: StatePool, other_slot: int) -> None:
+        """Put a copy of the state in `other_slot` of another pool into `slot`."""
+        for ours, theirs in zip(self.cache, other.cache, strict=True):
+            ours[slot] = theirs[other_slot]
+        self.last_SD[slot] = other.last_SD[other_slot]
+        self.last_time_S[slot] = other.last_time_S[other_slot]
+        self.length_S[slot] = other.length_S[other_slot]
+        self._hashes[slot] = other._hashes[other_slot]
 
     def take(self, user: int) -> tuple[int, int | None]:
         """Return a slot for a user who is not here, and who had to give way for it, if anyone."""

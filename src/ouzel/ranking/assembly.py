@@ -21,6 +21,7 @@ from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.faiss import FaissIndex
 from ouzel.retrieval.index import Search
 from ouzel.retrieval.popular import PopularSource
+from ouzel.retrieval.types import distinct_rows
 from ouzel.retrieval.vmis import VMISkNN
 
 EXACT_ROWS = 20_000
@@ -54,21 +55,22 @@ def item_index(
 ) -> Search:
     """Return what finds items: exact search, or product codes where that costs milliseconds.
 
-    An approximate index is taken only if it finds `RECALL` of the exact best 10 for the vectors of
-    the `samples`, histories of users of this very home.
+    An approximate index is taken only if it finds `RECALL` of the exact best 10 unseen items for
+    the vectors of the `samples`, histories of users of this very home.
 
     >>> len(item_index(np.ones((3, 2), np.float32), states=None, samples=[]))
     2
     """
     asked = [
-        states.query_session(history, int(history.times_ms[-1]))
+        (states.query_session(history, int(history.times_ms[-1])), distinct_rows(history.rows))
         for history in (samples if len(vectors_ND) > EXACT_ROWS else ())
         if len(history)
     ]
-    known = [vector for vector in asked if vector is not None]
+    known = [(vector, seen) for vector, seen in asked if vector is not None]
     if not known:
         return ExactIndex(vectors_ND)
-    index = FaissIndex.tuned(vectors_ND, np.stack(known), recall=RECALL)
+    vectors, seen = zip(*known, strict=True)
+    index = FaissIndex.tuned(vectors_ND, np.stack(vectors), recall=RECALL, exclude=seen)
     return index if index.recall >= RECALL else ExactIndex(vectors_ND)
 
 

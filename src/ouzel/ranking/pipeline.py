@@ -159,7 +159,7 @@ class Pipeline:
         """Return the work after the stage, and the positions that had to take the fallback."""
         try:
             done = stage.run(work)
-            return replace(done, late=()), done.late
+            return (replace(done, late=()) if done.late else done), done.late
         except Exception as error:
             self._note(stage, error)
         if len(work.queries) == 1:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import BUDGET_MS, Kind, Stage, Work
 from ouzel.retrieval.index import Search
-from ouzel.retrieval.types import Candidates, Query, Source
+from ouzel.retrieval.types import Candidates, Query, Source, among
 
 SEQUENCE = "sequence"
 """Source name of items found with the stored state of a known user."""
@@ -139,7 +139,7 @@ class SearchIndex(Stage):
             return work
         queries_BD = np.stack([vector for _, _, vector in asking])
         k = max(query.k for _, query, _ in asking)
-        exclude = [query.forbidden() for _, query, _ in asking]
+        exclude = [query.forbidden for _, query, _ in asking]
         rows_BK, scores_BK = self.index.search(queries_BD, k, exclude=exclude)
         found = list(work.found)
         for (place, query, _), rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
@@ -179,7 +179,7 @@ class FillFrom(Stage):
             return found
         more = self.source.candidates(query, query.k)
         if len(found):
-            more = more.take(~_among(more.rows_K, np.sort(found.rows_K)))
+            more = more.take(~among(more.rows_K, np.sort(found.rows_K)))
         return join(found, more)
 
 
@@ -240,16 +240,10 @@ def _allowed(query: Query, found: Candidates) -> Candidates:
     if not len(found):
         return found
     keep_K = (found.rows_K > 0) & np.isfinite(found.scores_K)
-    forbidden_F = query.forbidden()
+    forbidden_F = query.forbidden
     if len(forbidden_F):
-        keep_K &= ~_among(found.rows_K, forbidden_F)
+        keep_K &= ~among(found.rows_K, forbidden_F)
     return found if keep_K.all() else found.take(keep_K)
-
-
-def _among(rows_K: NDArray[np.int32], sorted_F: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return which rows occur in a sorted, non-empty array: a tenth of the cost of `np.isin`."""
-    places_K = np.minimum(np.searchsorted(sorted_F, rows_K), len(sorted_F) - 1)
-    return np.asarray(sorted_F[places_K] == rows_K)
 
 
 def _finite(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from ouzel.events import clock
 from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
@@ -19,7 +17,7 @@ from ouzel.ranking.assembly import sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Silent, TrainOptions
-from ouzel.retrieval.types import Candidates, Query, no_history
+from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
 
 if TYPE_CHECKING:
     import polars as pl
@@ -172,8 +170,8 @@ class _Answering:
     def _query(self, user_id: str, k: int, now_ms: int, exclude_seen: bool) -> Query:
         user = self.log.user_row(user_id)
         history = no_history() if user is None else self.log.history(user)
-        seen = np.unique(history.rows) if exclude_seen else np.empty(0, np.int32)
-        return Query(k=k, now_ms=now_ms, user=user, history=history, seen=seen)
+        seen = distinct_rows(history.rows if exclude_seen else no_history().rows)
+        return Query(k=k, now_ms=now_ms, user=user, history=history, forbidden=seen)
 
 
 def _frame(user_id: str, found: Candidates, log: EventLog) -> pl.DataFrame:

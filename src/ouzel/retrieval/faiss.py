@@ -22,11 +22,17 @@ from numpy.typing import NDArray
 
 from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.index import Excluded
+from ouzel.retrieval.topk import top_k
+from ouzel.retrieval.types import among
 
-CANDIDATES = 320
+_NONE: NDArray[np.int32] = np.empty(0, np.int32)
+
+CANDIDATES = 128
 """Rows that are scored exactly for a short list; `tuned` doubles it until recall is enough."""
 
 MOST_CANDIDATES = 10_240
+SPARE = 4
+"""At least this many times as many rows are scored as are asked for."""
 
 
 class FaissIndex:
@@ -50,7 +56,6 @@ class FaissIndex:
         self._codes = faiss.IndexPQFastScan(dim, dim, 4, faiss.METRIC_INNER_PRODUCT)
         self._codes.train(self._vectors_ND[1:])
         self._codes.add(self._vectors_ND)
-        self._index = faiss.IndexRefineFlat(self._codes, faiss.swig_ptr(self._vectors_ND))
         self.candidates = candidates
         self.recall = float("nan")
 
@@ -62,15 +67,16 @@ class FaissIndex:
         *,
         recall: float,
         k: int = 10,
+        exclude: Excluded | None = None,
     ) -> Self:
         """Return an index with candidates enough for `recall`@k on `queries_BD`, if they exist.
 
-        Exact search of the same queries is the reference.
+        Exact search of the same queries, less the same rows, is the reference.
         """
         index = cls(vectors_ND)
-        expected_BK, _ = ExactIndex(vectors_ND).search(queries_BD, k)
+        expected_BK, _ = ExactIndex(vectors_ND).search(queries_BD, k, exclude=exclude)
         while True:
-            found_BK, _ = index.search(queries_BD, k)
+            found_BK, _ = index.search(queries_BD, k, exclude=exclude)
             pairs = zip(found_BK, expected_BK, strict=True)
             shared = sum(len(np.intersect1d(found, expected)) for found, expected in pairs)
             index.recall = shared / max(1, expected_BK.size)
@@ -86,8 +92,8 @@ class FaissIndex:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return rows (B, K) int32 and exact scores (B, K) float32, best first.
 
-        The scan looks for as many more candidates as are excluded. Where fewer than k are found,
-        the rest is row 0 with score -inf.
+        `exclude` has sorted rows. The scan looks for as many more candidates as are excluded.
+        Where fewer than k are found, the rest is row 0 with score -inf.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, or a query that is not finite.
@@ -99,26 +105,33 @@ class FaissIndex:
             )
         if not np.isfinite(queries_BD).all():
             raise ValueError("a query holds NaN or infinity: give finite vectors")
-        # Row 0 and what is excluded may come back as well, and are dropped then.
-        most = max((len(rows) for rows in exclude), default=0) if exclude is not None else 0
-        wanted = min(len(self._vectors_ND), k + most + 1)
-        width = faiss.IndexRefineSearchParameters()
-        width.k_factor = max(1.0, (self.candidates + 4 * k + most) / wanted)
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
-        scores_BW, found_BW = self._index.search(queries_BD, wanted, params=width)
+        banned = [_NONE] * len(queries_BD) if exclude is None else exclude
+        # Padding and what is excluded may come back as well, and are dropped then.
+        widths = [max(self.candidates, SPARE * k) + len(rows) + 1 for rows in banned]
+        most = min(len(self._vectors_ND), max(widths, default=1))
+        _, found_BW = self._codes.search(queries_BD, most)
         rows_BK = np.zeros((len(queries_BD), k), np.int32)
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
-        for at, found_W in enumerate(found_BW):
-            allowed_W = found_W > 0
-            if exclude is not None and len(exclude[at]):
-                allowed_W &= ~_among(found_W, exclude[at])
-            best = np.flatnonzero(allowed_W)[:k]
-            rows_BK[at, : len(best)] = found_W[best]
-            scores_BK[at, : len(best)] = scores_BW[at, best]
+        for at, (found_W, width) in enumerate(zip(found_BW, widths, strict=True)):
+            # No more than this query would have got alone: answers do not depend on company.
+            rows, scores = self._refined(queries_BD[at], found_W[:width], banned[at], k)
+            rows_BK[at, : len(rows)] = rows
+            scores_BK[at, : len(rows)] = scores
         return rows_BK, scores_BK
 
-
-def _among(rows_W: NDArray[np.int64], excluded: NDArray[np.int32]) -> NDArray[np.bool_]:
-    known = np.sort(excluded)
-    places = np.minimum(np.searchsorted(known, rows_W), len(known) - 1)
-    return np.asarray(known[places] == rows_W)
+    def _refined(
+        self,
+        query_D: NDArray[np.float32],
+        found_W: NDArray[np.int64],
+        banned: NDArray[np.int32],
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the exact best k of the rows found that are not banned, and their scores."""
+        rows = np.sort(found_W)
+        rows = rows[np.searchsorted(rows, 1) :]
+        if len(banned):
+            rows = rows[~among(rows, banned)]
+        scores = self._vectors_ND.take(rows, axis=0) @ query_D
+        best = top_k(scores, k)
+        return rows[best], scores[best]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Excluded = Sequence[NDArray[np.int32]]
-"""Per query, the rows that may not be returned."""
+"""Per query, the rows that may not be returned: sorted, each once."""
 
 
 class Search(Protocol):

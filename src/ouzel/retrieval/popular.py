@@ -77,7 +77,7 @@ class PopularSource:
     `scores_N` decides the list: ties by lower row, -inf is never shown, padding neither.
 
     >>> source = PopularSource(np.array([0, 5, 9, 7], np.float32))
-    >>> source.candidates(Query(k=2, now_ms=0, seen=np.array([2], np.int32)), 2).rows_K
+    >>> source.candidates(Query(k=2, now_ms=0, forbidden=np.array([2], np.int32)), 2).rows_K
     array([3, 1], dtype=int32)
     """
 
@@ -89,7 +89,7 @@ class PopularSource:
 
     def candidates(self, query: Query, k: int) -> Candidates:
         """Return the k best rows that the query does not forbid."""
-        forbidden = query.forbidden()
+        forbidden = query.forbidden
         reach = k + len(forbidden)
         rows = self._rows_R[:reach]
         allowed = np.flatnonzero(~np.isin(rows, forbidden))[:k]

@@ -35,12 +35,11 @@ class Query:
 
     `user` is the log's user row (None: session or anonymous). `history` may be empty. `vector`
     (D,) float32 is the encoded query, None where no model applies. `k` is the length of the
-    list wanted in the end. `seen` and `exclude` are int32 rows that must not be shown: the
-    first because the user had them already, the second because the caller said so. `now_ms` is
-    the request time in UTC milliseconds, `deadline_ms` the latest moment for an answer on the
-    scale of `time.monotonic() * 1000` (infinite: none).
+    list wanted in the end. `forbidden` are the int32 rows that must not be shown, sorted, each
+    once (see `distinct_rows`). `now_ms` is the request time in UTC milliseconds, `deadline_ms` the
+    latest moment for an answer on the scale of `time.monotonic() * 1000` (infinite: none).
 
-    >>> Query(k=10, now_ms=0).forbidden()
+    >>> Query(k=10, now_ms=0).forbidden
     array([], dtype=int32)
     """
 
@@ -49,13 +48,30 @@ class Query:
     user: int | None = None
     history: History = field(default_factory=no_history)
     vector: NDArray[np.float32] | None = None
-    seen: NDArray[np.int32] = field(default_factory=_no_rows)
-    exclude: NDArray[np.int32] = field(default_factory=_no_rows)
+    forbidden: NDArray[np.int32] = field(default_factory=_no_rows)
     deadline_ms: float = math.inf
 
-    def forbidden(self) -> NDArray[np.int32]:
-        """Return the rows that must not be shown, sorted, each once: `seen` and `exclude`."""
-        return np.unique(np.concatenate([self.seen, self.exclude])).astype(np.int32, copy=False)
+
+def distinct_rows(*parts: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the rows of all parts, sorted, each once: what `Query.forbidden` wants.
+
+    >>> distinct_rows(np.array([5, 2], np.int32), np.array([2], np.int32))
+    array([2, 5], dtype=int32)
+    """
+    rows = np.sort(np.concatenate(parts))
+    fresh = np.ones(len(rows), np.bool_)
+    np.not_equal(rows[1:], rows[:-1], out=fresh[1:])
+    return rows[fresh]
+
+
+def among(rows_K: NDArray[np.integer], sorted_F: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return which rows occur in a sorted, non-empty array: a tenth of the cost of `np.isin`.
+
+    >>> among(np.array([7, 2]), np.array([2, 5], np.int32))
+    array([False,  True])
+    """
+    places_K = np.minimum(sorted_F.searchsorted(rows_K), len(sorted_F) - 1)
+    return np.asarray(sorted_F[places_K] == rows_K)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,5 +138,5 @@ class Source(Protocol):
         ...
 
     def candidates(self, query: Query, k: int) -> Candidates:
-        """Return up to `k` candidates, best first, none of them in `query.forbidden()`."""
+        """Return up to `k` candidates, best first, none of them in `query.forbidden`."""
         ...

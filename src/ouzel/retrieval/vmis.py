@@ -133,7 +133,7 @@ class VMISkNN:
     def candidates(self, query: Query, k: int) -> Candidates:
         """Return the k rows with most votes for the query's history, none forbidden."""
         rows, scores = self.scores(query.history.rows)
-        allowed = (scores > 0) & ~np.isin(rows, query.forbidden())
+        allowed = (scores > 0) & ~np.isin(rows, query.forbidden)
         rows, scores = rows[allowed], scores[allowed]
         best = top_k(scores, k)
         return Candidates.of(self.name, rows[best], scores[best])

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
+from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pipeline
-from ouzel.retrieval.types import Candidates, Query, no_history
+from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
 from ouzel.serving.problem import ProblemError
+from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
 from ouzel.serving.wire import RecommendRequest
@@ -33,6 +35,9 @@ MAX_PASS = 16
 DEADLINE_MS = 250.0
 """Time after which what is still optional in a pass is left out; it runs from the moment that the
 oldest request of the pass was read."""
+
+REBUILD_MS = 150.0
+"""How long a request may wait for its user's state to be made beside the loop."""
 
 MAX_WAITING = 1024
 """Most requests that may wait for a pass. Even answered by fallbacks alone, at about 0.2 ms each,
@@ -61,9 +66,17 @@ class Answers:
     """Answers requests through the pipeline; lives in one event loop."""
 
     def __init__(
-        self, pipeline: Pipeline, visitors: Visitors, catalog: Catalog, *, num_rows: int
+        self,
+        pipeline: Pipeline,
+        visitors: Visitors,
+        catalog: Catalog,
+        *,
+        states: UserStates,
+        num_rows: int,
     ) -> None:
         self.pipeline = pipeline
+        self.rebuilds = Rebuilds(states)
+        self._states = states
         self._visitors = visitors
         self._catalog = catalog
         self._num_rows = num_rows
@@ -79,6 +92,11 @@ class Answers:
         Raises:
             ProblemError: 503 if too many requests wait already.
         """
+        read_ms = _monotonic_ms()
+        absent = self._absent(request)
+        if absent is not None:
+            await self.rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
+            timing.mark("P", "rebuild")
         if len(self._waiting) >= MAX_WAITING:
             detail = f"{len(self._waiting)} requests wait already: try again later"
             raise ProblemError(503, detail, headers=[(b"retry-after", b"1")])
@@ -86,7 +104,7 @@ class Answers:
         future: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._pass)
-        self._waiting.append(_Waiting(request, timing, _monotonic_ms(), future))
+        self._waiting.append(_Waiting(request, timing, read_ms, future))
         return await future
 
     def rank(
@@ -120,13 +138,17 @@ class Answers:
 
     def _pass(self) -> None:
         batch, self._waiting = self._waiting[:MAX_PASS], self._waiting[MAX_PASS:]
+        self._settle(batch)
         if self._waiting:
+            # Only now, so that the answers just made leave before the next pass takes the loop.
             asyncio.get_running_loop().call_soon(self._pass)
+
+    def _settle(self, batch: list[_Waiting]) -> None:
         try:
             answers = self.rank(
                 [waiting.request for waiting in batch],
                 [waiting.timing for waiting in batch],
-                read_ms=batch[0].read_ms,
+                read_ms=min(waiting.read_ms for waiting in batch),
             )
         except Exception as error:
             for waiting in batch:
@@ -143,27 +165,35 @@ class Answers:
         """Return the query of a request, and the name of what failed on the way to it."""
         visitor, trouble = self._visitor(request)
         known = visitor.known if visitor is not None else no_history()
-        seen = visitor.history.rows if visitor is not None else _NO_ROWS
         user = visitor.user if visitor is not None else None
-        context = self._rows(request.items)
+        forbidden = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
+        context, exclude = self._rows(request.items), self._rows(request.exclude_items)
+        if len(exclude) or (len(context) and request.exclude_seen):
+            shown = context if request.exclude_seen else _NO_ROWS
+            forbidden = distinct_rows(forbidden, shown, exclude)
         if len(context):
             # What was just looked at is newer than all that is stored, and is stored nowhere.
             times_ms = np.full(len(context), now_ms, np.int64)
             known = History(
                 np.concatenate([known.rows, context]), np.concatenate([known.times_ms, times_ms])
             )
-            seen = np.concatenate([seen, context])
             user = None
         query = Query(
             k=request.n,
             now_ms=now_ms,
             user=user,
             history=known,
-            seen=seen if request.exclude_seen else _NO_ROWS,
-            exclude=self._rows(request.exclude_items),
+            forbidden=forbidden,
             deadline_ms=deadline_ms,
         )
         return query, trouble
+
+    def _absent(self, request: RecommendRequest) -> int | None:
+        """Return the user whose state this request needs and nobody holds, if there is one."""
+        visitor, _ = (None, None) if request.items else self._visitor(request)
+        if visitor is None or not len(visitor.known) or self._states.contains(visitor.user):
+            return None
+        return visitor.user
 
     def _visitor(self, request: RecommendRequest) -> tuple[Visitor | None, str | None]:
         if request.user_id is None and request.session_id is None:

@@ -61,7 +61,11 @@ class Engine:
         self.metrics = Metrics()
         self.ready = False
         self.answers = Answers(
-            Pipeline(parts.stages), parts.visitors, self.catalog, num_rows=parts.num_rows
+            Pipeline(parts.stages),
+            parts.visitors,
+            self.catalog,
+            states=parts.states,
+            num_rows=parts.num_rows,
         )
         self._states = parts.states
         self._visitors = parts.visitors
@@ -90,6 +94,7 @@ class Engine:
         self.ready = False
         if self._audits is not None:
             self._audits.cancel()
+        self.answers.rebuilds.close()
         await self.writer.close()
         self.log.close()
 

@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
 from ouzel.events.types import Event, Interaction
 from ouzel.events.verbs import enters_history
+from ouzel.retrieval.types import distinct_rows
 from ouzel.serving.writer import Written
 
 ENTRY_BYTES = 512
 """What an entry costs beside its columns, roughly."""
 
-EVENT_BYTES = 12
-"""Row (int32) and time (int64) of one event."""
+EVENT_BYTES = 16
+"""Row (int32), time (int64) and the row once more among those seen."""
 
 
 class HistoryLog(Protocol):
@@ -59,11 +61,15 @@ class States(Protocol):
 
 @dataclass(slots=True)
 class Visitor:
-    """A known user: the log's row, everything done so far, and the part the model knows."""
+    """A known user: the log's row, all done so far, the part the model knows, and rows `seen`.
+
+    `seen` is sorted, each row once.
+    """
 
     user: int
     history: History
     known: History
+    seen: NDArray[np.int32]
 
 
 class Visitors:
@@ -157,7 +163,7 @@ class Visitors:
             self._loaded_at[user] = self._tickets.submitted
             self._loaded_at.move_to_end(user)
         history = self._log.history(user)
-        visitor = Visitor(user, history, self._known(history))
+        visitor = Visitor(user, history, self._known(history), distinct_rows(history.rows))
         self._entries[user] = visitor
         self.bytes += _cost(history)
         while self.bytes > self._max_bytes and len(self._entries) > 1:
@@ -175,6 +181,7 @@ class Visitors:
         visitor.history = _appended(visitor.history, row, time_ms)
         self.bytes += EVENT_BYTES
         visitor.known = self._known(visitor.history)
+        visitor.seen = distinct_rows(visitor.seen, np.array([row], np.int32))
 
     def _known(self, history: History) -> History:
         known_n = history.rows < self._num_rows

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ouzel.models.layers.norm import RMSNorm
+
 
 class GatedBlock(nn.Module):
     """One gated pre-norm block over vectors (..., D)."""
@@ -30,12 +32,12 @@ class GatedBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.head_size = dim // num_heads
-        self.attention_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.attention_norm = RMSNorm(dim)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
         self.attention_gate = nn.Linear(dim, dim)
-        self.forward_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.forward_norm = RMSNorm(dim)
         self.forward_gate = nn.Linear(dim, dim)
         self.expand = nn.Linear(dim, 2 * expansion * dim, bias=False)
         self.contract = nn.Linear(expansion * dim, dim, bias=False)

@@ -38,6 +38,7 @@ from torch.nn import functional
 
 from ouzel.models.layers.attention import attend_cached, attend_window
 from ouzel.models.layers.gated_block import GatedBlock
+from ouzel.models.layers.norm import RMSNorm
 from ouzel.models.layers.rotary import Rotary, rotate
 from ouzel.models.protocols import SequenceEncoder
 
@@ -110,7 +111,7 @@ class ESASRec(SequenceEncoder):
             )
             for _ in range(config.num_layers)
         )
-        self.final_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.final_norm = RMSNorm(config.dim)
         if config.timed:
             self.elapsed = nn.Linear(2 * TIME_HARMONICS, config.dim)
         harmonics = torch.arange(1, TIME_HARMONICS + 1) * (math.pi / LOG_SECONDS_SCALE)
