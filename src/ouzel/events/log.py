@@ -22,11 +22,14 @@ from ouzel.events import log_import, log_read
 from ouzel.events.catalog import Catalog
 from ouzel.events.columns import EventColumns
 from ouzel.events.interactions import History, Interactions
-from ouzel.events.log_append import Batch, Receipt
+from ouzel.events.log_append import Batch, Receipt, Users
 from ouzel.events.log_import import ImportCounts
 from ouzel.events.log_schema import open_reader, open_writer
 from ouzel.events.types import Event, Impression
 from ouzel.events.validation import check_event
+
+MOST_USERS = 200_000
+"""User rows that are remembered, some 30 MB, before all are forgotten."""
 
 _decode_columns = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -53,6 +56,7 @@ class EventLog:
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         self._catalog = Catalog()
+        self._users: Users = {}
         self._load_items(reader)
 
     @property
@@ -104,7 +108,7 @@ class EventLog:
         for event in events:
             check_event(event)
         with self._transaction() as batch:
-            return [batch.add(event) for event in events]
+            return batch.add(events)
 
     def import_frame(
         self,
@@ -224,7 +228,9 @@ class EventLog:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self._load_items(self._writer)
-                batch = Batch(self._writer, self._catalog)
+                if len(self._users) > MOST_USERS:
+                    self._users.clear()
+                batch = Batch(self._writer, self._catalog, self._users)
                 yield batch
                 self._writer.execute("COMMIT")
             except BaseException:

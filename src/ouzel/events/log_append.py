@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -33,42 +34,59 @@ class Receipt(msgspec.Struct, frozen=True):
 _encode = msgspec.json.Encoder().encode
 _decode_columns = msgspec.json.Decoder(dict[str, str]).decode
 
-_INSERT = (
-    "INSERT INTO events (event_id, timestamp_ms, user, row, verb, value, waiting_item,"
-    " request_id, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+MOST_ROWS = 64
+"""Most events in one statement. A statement lets go of the interpreter and must win it back, which
+while answers are made costs more than its work; a handful of sizes keeps all of them prepared."""
+
+Record = tuple[str, int, int, int, int | None, float | None, str | None, str | None, bytes]
+"""The columns of one stored event, as `_insert` names them."""
+
+Users = dict[tuple[str, int], int]
+"""User rows by (id, 1 for a session's and else 0)."""
+
+
+def _insert(rows: int) -> str:
+    row = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    return (
+        "INSERT INTO events (event_id, timestamp_ms, user, row, verb, value, waiting_item,"
+        f" request_id, body) VALUES {', '.join([row] * rows)}"
+    )
 
 
 class Batch:
-    """The events of one open transaction. `publish` after the commit, and only then."""
+    """The events of one open transaction. `publish` after the commit, and only then.
 
-    def __init__(self, connection: sqlite3.Connection, catalog: Catalog) -> None:
+    `users` remembers rows from one transaction to the next.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, catalog: Catalog, users: Users | None = None
+    ) -> None:
         self._connection = connection
         self._catalog = catalog
+        self._users: Users = {} if users is None else users
+        self._met: Users = {}
         self._fresh: dict[str, int] = {}
         self._texts: list[tuple[str, int, str]] = []
         self._verbs: dict[str, int] = {}
 
-    def add(self, event: Event) -> Receipt:
-        """Return the receipt of `event`, stored unless its id is known."""
-        stored = self._connection.execute(
-            "SELECT offset, user, row FROM events WHERE event_id = ?", (event.event_id,)
-        ).fetchone()
-        if stored:
-            return self._repeat(event, *stored)
-        match event:
-            case Interaction():
-                return self._interaction(event)
-            case Impression():
-                user = self._user(event.user_id, event.session_id)
-                return self._store(event, user, 0, request_id=event.request_id)
-            case ItemUpdate():
-                return self._item(event)
-            case UserUpdate():
-                return self._store(event, self._user(event.user_id, None), 0)
+    def add(self, events: Sequence[Event]) -> list[Receipt]:
+        """Return the receipts of `events`; those whose id is not known yet are stored."""
+        receipts: list[Receipt] = []
+        plain: list[Event] = []
+        for event in events:
+            if isinstance(event, ItemUpdate):
+                # What comes after it may be about its item.
+                receipts += self._store(plain)
+                plain = []
+                receipts.append(self._item(event))
+            else:
+                plain.append(event)
+        return receipts + self._store(plain)
 
     def publish(self) -> None:
         """Put the committed items and texts into the live catalogue."""
+        self._users.update(self._met)
         self._catalog.add(self._fresh)
         for name, row, text in self._texts:
             self._catalog.set_column(name, row, text)
@@ -105,40 +123,67 @@ class Batch:
         same = known == msgspec.structs.replace(event, timestamp_ms=0)
         return Receipt("duplicate" if same else "conflict", offset, user, row)
 
-    def _interaction(self, event: Interaction) -> Receipt:
-        row = self._row(event.item_id)
-        user = self._user(event.user_id, event.session_id)
-        return self._store(event, user, row, request_id=event.request_id)
-
     def _item(self, event: ItemUpdate) -> Receipt:
+        stored = self._connection.execute(
+            "SELECT offset, user, row FROM events WHERE event_id = ?", (event.event_id,)
+        ).fetchone()
+        if stored is not None:
+            return self._repeat(event, *stored)
         known = self._row(event.item_id)
         row = self.item_row(event.item_id, event.columns, overwrite=True)
         released = () if known else self.release(event.item_id, row)
-        receipt = self._store(event, -1, row)
+        (receipt,) = self._store([event])
         return msgspec.structs.replace(receipt, released=released)
 
-    def _store(
-        self, event: Event, user: int, row: int, *, request_id: str | None = None
-    ) -> Receipt:
-        verb, value, waiting = None, None, None
-        if isinstance(event, Interaction):
-            verb, value = self._verb(event.event), event.value
-            waiting = None if row else event.item_id
-        cursor = self._connection.execute(
-            _INSERT,
-            (
-                event.event_id,
-                event.timestamp_ms,
-                user,
-                row,
-                verb,
-                value,
-                waiting,
-                request_id,
-                _encode(event),
-            ),
-        )
-        return Receipt("accepted", int(cursor.lastrowid or 0), user, row)
+    def _store(self, events: Sequence[Event]) -> list[Receipt]:
+        receipts: list[Receipt] = []
+        start = 0
+        while start < len(events):
+            # Powers of two: few statements, all of which stay prepared.
+            size = min(MOST_ROWS, 1 << ((len(events) - start).bit_length() - 1))
+            receipts += self._store_at_once(events[start : start + size])
+            start += size
+        return receipts
+
+    def _store_at_once(self, events: Sequence[Event]) -> list[Receipt]:
+        """Return receipts after two statements, unless an id is known: then one by one."""
+        ids = [event.event_id for event in events]
+        marks = ", ".join("?" * len(ids))
+        stored = self._connection.execute(
+            f"SELECT offset, user, row FROM events WHERE event_id IN ({marks})", ids
+        ).fetchone()
+        if stored is not None and len(events) == 1:
+            return [self._repeat(events[0], *stored)]
+        if stored is not None or len(set(ids)) < len(ids):
+            return [self._store_at_once([event])[0] for event in events]
+        records = [self._record(event) for event in events]
+        fields = [field for record in records for field in record]
+        last = self._connection.execute(_insert(len(records)), fields).lastrowid
+        # One statement of the one writer hands out its offsets in a row.
+        first = int(last or 0) - len(records) + 1
+        return [
+            Receipt("accepted", first + place, record[2], record[3])
+            for place, record in enumerate(records)
+        ]
+
+    def _record(self, event: Event) -> Record:
+        user, row, verb, value, waiting, request_id = -1, 0, None, None, None, None
+        match event:
+            case Interaction():
+                row = self._row(event.item_id)
+                user = self._user(event.user_id, event.session_id)
+                verb, value = self._verb(event.event), event.value
+                waiting = None if row else event.item_id
+                request_id = event.request_id
+            case Impression():
+                user = self._user(event.user_id, event.session_id)
+                request_id = event.request_id
+            case ItemUpdate():
+                row = self._row(event.item_id)
+            case UserUpdate():
+                user = self._user(event.user_id, None)
+        named = (event.event_id, event.timestamp_ms, user, row)
+        return (*named, verb, value, waiting, request_id, _encode(event))
 
     def _row(self, item_id: str) -> int:
         return self._catalog.row(item_id) or self._fresh.get(item_id, 0)
@@ -152,7 +197,15 @@ class Batch:
     def _user(self, user_id: str | None, session_id: str | None) -> int:
         if user_id is None and session_id is None:
             return -1
-        key = (user_id, 0) if user_id is not None else (session_id, 1)
+        key = (user_id, 0) if user_id is not None else (session_id or "", 1)
+        known = self._users.get(key)
+        if known is None:
+            known = self._met.get(key)
+        if known is None:
+            known = self._met[key] = self._find_user(key)
+        return known
+
+    def _find_user(self, key: tuple[str, int]) -> int:
         found = self._connection.execute(
             "SELECT user FROM users WHERE id = ? AND session = ?", key
         ).fetchone()
