@@ -353,3 +353,38 @@ def test_threads_may_write_and_read_at_once(log: EventLog) -> None:
         thread.join()
     assert wrong == []
     assert log.last_offset() == 151
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+def test_a_large_batch_with_a_known_id_in_its_middle(log: EventLog, count: int) -> None:
+    log.append([item("a"), did("known", "a")])
+    batch = [did(f"e{number}", "a", number) for number in range(count)]
+    batch[count // 2] = did("known", "a")
+    receipts = log.append(batch)
+    assert receipts[count // 2].status == "duplicate" and receipts[count // 2].offset == 2
+    fresh = [receipt for receipt in receipts if receipt.status == "accepted"]
+    assert [receipt.offset for receipt in fresh] == list(range(3, count + 2))
+    stored = {event.event_id: offset for offset, event in log.events(after=2)}
+    assert all(
+        stored[event.event_id] == receipt.offset
+        for event, receipt in zip(batch, receipts, strict=True)
+        if receipt.status == "accepted"
+    )
+
+
+def test_a_user_of_a_transaction_that_failed_is_not_remembered(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ouzel.events import log_append
+
+    def fail(*_: object) -> int:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    log.append([item("a")])
+    with monkeypatch.context() as patch:
+        patch.setattr(log_append, "_insert", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            log.append([did("1", "a", user_id="lost")])
+    receipts = log.append([did("2", "a", user_id="first"), did("3", "a", user_id="lost")])
+    assert [receipt.user for receipt in receipts] == [0, 1]
+    assert log.user_row("lost") == 1

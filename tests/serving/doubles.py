@@ -17,6 +17,7 @@ from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.inference.states import StateStats
+from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
 from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.popular import PopularSource
@@ -83,15 +84,6 @@ class NextItemStates:
             raise self.broken
         return _vector(history.rows.tolist())
 
-    def begin_rebuild(self, users: Sequence[int]) -> SimpleNamespace:
-        if self.broken is not None:
-            raise self.broken
-        made = {user: self._load_history(user).rows.tolist() for user in users}
-        return SimpleNamespace(encode=lambda: None, made=made)
-
-    def end_rebuild(self, rebuild: SimpleNamespace) -> None:
-        self.pool.states.update(rebuild.made)
-
     def begin_audit(self, user: int) -> SimpleNamespace:
         same = self.pool.states[user] == self._load_history(user).rows.tolist()
         return SimpleNamespace(error=lambda: 0.0 if same else float("inf"))
@@ -153,14 +145,16 @@ def make_engine(home: Path, *, synchronous: str = "FULL") -> Engine:
         Parts(
             log=log,
             states=states,
-            stages=[
-                EncodeUser(states),
-                SearchIndex(ExactIndex(np.eye(NUM_ROWS, dtype=np.float32))),
-                FillFrom(neighbours, needs_history=True, optional=True),
-                FillFrom(popular),
-                DropForbidden(),
-                TopK(),
-            ],
+            pipeline=Pipeline(
+                [
+                    EncodeUser(states),
+                    SearchIndex(ExactIndex(np.eye(NUM_ROWS, dtype=np.float32))),
+                    FillFrom(neighbours, needs_history=True, optional=True),
+                    FillFrom(popular),
+                    DropForbidden(),
+                    TopK(),
+                ]
+            ),
             popular={"popular": popular, "recent": PopularSource(counts[::-1], name="recent")},
             model=ModelName("NextItem", "0123456789abcdef+0"),
             num_rows=NUM_ROWS,

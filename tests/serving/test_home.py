@@ -47,7 +47,9 @@ def home(made, tmp_path):
 
 @pytest.fixture
 def engine(home):
-    return open_home(home, state_bytes=STATE_BYTES)
+    engine = open_home(home, state_bytes=STATE_BYTES)
+    yield engine
+    asyncio.run(engine.close())
 
 
 @pytest.fixture

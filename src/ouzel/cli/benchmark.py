@@ -21,6 +21,7 @@ from ouzel.cli import machine
 from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
 from ouzel.cli.benchmarking.peer import BENCH, TUNINGS, Peer, Tuning
 from ouzel.cli.printing.output import emit, progress
+from ouzel.evaluation.load_result import LoadResult
 from ouzel.evaluation.server_process import running
 from ouzel.evaluation.serving_case import (
     FULL,
@@ -28,6 +29,7 @@ from ouzel.evaluation.serving_case import (
     TUNING,
     Effort,
     Row,
+    gauge,
     load_spec,
     sustained_row,
     unloaded_ms,
@@ -57,7 +59,8 @@ STATE_BYTES = 205_000
 
 SHOWN = (
     "system", "case", "tuning", "p99_mark_ms", "requests_per_s", "times_peer", "p50_ms", "p99_ms",
-    "unloaded_p50_ms", "next_answer_share", "degraded", "rss_mb", "server_cpu_ms_per_request",
+    "unloaded_p50_ms", "index_recall@10", "next_answer_share", "degraded", "rss_mb",
+    "server_cpu_ms_per_request",
 )  # fmt: skip
 """The columns that people compare; the JSON has them all."""
 
@@ -101,6 +104,19 @@ def _shown(rows: Sequence[Row]) -> list[Row]:
 def _tell(words: str) -> None:
     """Say on stderr what goes on: a case takes minutes."""
     typer.echo(words, err=True)
+
+
+def _tell_run(result: LoadResult) -> None:
+    """Say what one run of a search came to."""
+    took = result.latency["all"]
+    words = (
+        f"void, sent {result.send_lag_p99_ms:.1f} ms late"
+        if result.void
+        else (
+            f"p50 {took.p50_ms:.1f} ms, p99 {took.p99_ms:.1f} ms, in time {result.within_mark:.2%}"
+        )
+    )
+    _tell(f"  {result.rate:7.0f} requests/s for {result.duration_s:g} s: {words}")
 
 
 def _case(
@@ -164,11 +180,16 @@ def _ouzel(folder: Path, work: Workload, effort: Effort, seed: int) -> Iterator[
     with _fresh(folder) as home, running(_serve(home, work)) as server:
         warm(server.port, live)
         p50_ms, p99_ms = unloaded_ms(server.port, live)
+        alone = {
+            "unloaded_p50_ms": p50_ms,
+            "unloaded_p99_ms": p99_ms,
+            "index_recall@10": gauge(server.port, "ouzel_now", "index_recall"),
+        }
         spec = load_spec(server, work, rate=START_RATE, seed=seed)
         for mark_ms in MARKS_MS:
             _tell(f"ouzel: searching the rate held with p99 <= {mark_ms:g} ms")
-            row = sustained_row(spec, effort, p99_ms=mark_ms)
-            yield {**row, "unloaded_p50_ms": p50_ms, "unloaded_p99_ms": p99_ms}
+            row = sustained_row(spec, effort, p99_ms=mark_ms, told=_tell_run)
+            yield {**row, **alone}
 
 
 def _visible(folder: Path, work: Workload, effort: Effort, seed: int) -> dict[str, Any]:
@@ -187,7 +208,7 @@ def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row,
         with running(partial(peer.command, folder, tuning=tuning)) as server:
             warm(server.port, work.user_ids()[:64])
             spec = load_spec(server, work, rate=START_RATE / 4, seed=seed)
-            row = sustained_row(spec, spent, p99_ms=RATIO_MARK_MS)
+            row = sustained_row(spec, spent, p99_ms=RATIO_MARK_MS, told=_tell_run)
         return {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
 
     tried = [measure(tuning, QUICK if effort is QUICK else TUNING) for tuning in TUNINGS]

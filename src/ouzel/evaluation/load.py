@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -27,6 +28,9 @@ HELD_SHARE = 0.999
 
 MAX_DEGRADED_SHARE = 0.001
 """Share of requests that a cheaper plan may answer: a rate held without the model is not held."""
+
+TRIES = 3
+"""Runs of one rate before it counts as not held because every run was void."""
 
 LOWEST_RATE = 1.0
 """Requests per second below which the search for a sustained rate gives up."""
@@ -86,12 +90,15 @@ def sustained(
     p99_ms: float,
     search_s: float = 5.0,
     precision: float = 0.05,
+    told: Callable[[LoadResult], None] | None = None,
     run: Callable[[LoadSpec], LoadResult] = run_load,
 ) -> Sustained:
     """Return the highest rate that is `held` within `p99_ms`, by bisection.
 
     The search starts from `spec.rate` with runs of `search_s`, within `precision`; it goes on from
-    the rate found, downwards, with runs of `spec.duration_s`. A void run is tried once more.
+    the rate found, downwards, with runs of `spec.duration_s`. A void run is tried again, twice at
+    most. Every run asks for other `cold_users` than the one before, since the last ones have a
+    state now; `told` hears of each.
 
     Raises:
         ValueError: `p99_ms`, `search_s` or `precision` is not positive; or as `run_load`.
@@ -108,12 +115,18 @@ def sustained(
         if value <= 0:
             raise ValueError(f"{name} is {value}: give a positive number")
     trials: list[LoadResult] = []
+    asked = msgspec.structs.replace(spec, mark_ms=p99_ms)
 
     def holds(rate: float, duration_s: float) -> bool:
-        asked = msgspec.structs.replace(spec, rate=rate, duration_s=duration_s, mark_ms=p99_ms)
-        trials.append(run(asked))
-        if trials[-1].void:
+        nonlocal asked
+        for _ in range(TRIES):
+            asked = msgspec.structs.replace(asked, rate=rate, duration_s=duration_s)
             trials.append(run(asked))
+            asked = _others_next(asked)
+            if told is not None:
+                told(trials[-1])
+            if not trials[-1].void:
+                break
         return held(trials[-1])
 
     low, high = _bracket(lambda rate: holds(rate, search_s), spec.rate)
@@ -124,6 +137,16 @@ def sustained(
     # Rates that hold only rise from one to the next, so the last of them is the answer.
     result = next((trial for trial in reversed(trials[searched:]) if held(trial)), None)
     return Sustained(requests_per_s=rate, result=result, trials=trials)
+
+
+def _others_next(spec: LoadSpec) -> LoadSpec:
+    """Return the spec with those users first in `cold_users` whom its run did not come to."""
+    if not spec.cold_users:
+        return spec
+    requests = spec.rate * (spec.warmup_s + spec.duration_s)
+    asked = math.ceil(requests * spec.miss_share) % len(spec.cold_users)
+    turned = spec.cold_users[asked:] + spec.cold_users[:asked]
+    return msgspec.structs.replace(spec, cold_users=turned)
 
 
 def _bisect(holds: Callable[[float], bool], low: float, high: float, precision: float) -> float:

@@ -82,6 +82,28 @@ def unloaded_ms(port: int, user_ids: Sequence[str]) -> tuple[float, float]:
     return float(np.percentile(taken_ms, 50)), float(np.percentile(taken_ms, 99))
 
 
+def gauge(port: int, family: str, of: str) -> float:
+    """Return one value that the server's `/metrics` shows.
+
+    Raises: ValueError if it is not there.
+
+    >>> from unittest.mock import Mock, patch
+    >>> answer = Mock(read=lambda: b'ouzel_now{of="reads"} 1.0')
+    >>> connection = Mock(getresponse=lambda: answer)
+    >>> with patch("ouzel.evaluation.serving_case._connected", lambda port: closing(connection)):
+    ...     gauge(8000, "ouzel_now", "reads")
+    1.0
+    """
+    name = f'{family}{{of="{of}"}} '
+    with _connected(port) as connection:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    for line in lines:
+        if line.startswith(name):
+            return float(line.removeprefix(name))
+    raise ValueError(f"the server shows no {name.strip()}: is it an Ouzel of this version?")
+
+
 def load_spec(server: ServerProcess, work: Workload, *, rate: float, seed: int) -> LoadSpec:
     """Return the workload of the design: Zipf users, 10% events, 5% of users not in the pool.
 
@@ -106,7 +128,12 @@ def load_spec(server: ServerProcess, work: Workload, *, rate: float, seed: int) 
 
 
 def sustained_row(
-    spec: LoadSpec, effort: Effort, *, p99_ms: float, run: Callable[..., LoadResult] = run_load
+    spec: LoadSpec,
+    effort: Effort,
+    *,
+    p99_ms: float,
+    told: Callable[[LoadResult], None] | None = None,
+    run: Callable[..., LoadResult] = run_load,
 ) -> Row:
     """Return the highest rate held within `p99_ms` and what was measured while it was held.
 
@@ -120,7 +147,12 @@ def sustained_row(
     """
     asked = msgspec.structs.replace(spec, duration_s=effort.hold_s)
     found = sustained(
-        asked, p99_ms=p99_ms, search_s=effort.search_s, precision=effort.precision, run=run
+        asked,
+        p99_ms=p99_ms,
+        search_s=effort.search_s,
+        precision=effort.precision,
+        told=told,
+        run=run,
     )
     row: Row = {"p99_mark_ms": p99_ms, "requests_per_s": found.requests_per_s}
     if found.result is None:

@@ -11,6 +11,7 @@ from ouzel.events.interactions import History, Interactions, group_by_user
 from ouzel.events.log_schema import HISTORY_ROWS
 from ouzel.events.types import Event, Impression, Interaction
 
+_numbers = msgspec.json.Decoder(list[int]).decode
 _decode: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 _INTERACTION = np.dtype(
@@ -36,7 +37,7 @@ def event_at(connection: sqlite3.Connection, offset: int) -> Event:
     >>> connection = open_writer(Path(":memory:"), "FULL")
     >>> batch = Batch(connection, Catalog(["a"]))
     >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
-    >>> receipt = batch.add(seen)
+    >>> (receipt,) = batch.add([seen])
     >>> event_at(connection, receipt.offset) == seen
     True
     """
@@ -56,7 +57,7 @@ def events_after(
     >>> connection = open_writer(Path(":memory:"), "FULL")
     >>> batch = Batch(connection, Catalog(["a"]))
     >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
-    >>> receipt = batch.add(seen)
+    >>> (receipt,) = batch.add([seen])
     >>> events_after(connection, 0, 10) == [(1, seen)]
     True
     """
@@ -76,17 +77,18 @@ def history(connection: sqlite3.Connection, user: int) -> History:
     >>> connection = open_writer(Path(":memory:"), "FULL")
     >>> batch = Batch(connection, Catalog(["a"]))
     >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
-    >>> receipt = batch.add(seen)
+    >>> (receipt,) = batch.add([seen])
     >>> history(connection, receipt.user).rows.tolist()
     [1]
     """
-    records = connection.execute(
+    # One row of two lists: each row fetched would let go of the interpreter and win it back.
+    rows, times_ms = connection.execute(
+        "SELECT json_group_array(row), json_group_array(timestamp_ms) FROM ("
         "SELECT row, timestamp_ms FROM events INDEXED BY events_of_user"
-        f" WHERE user = ? AND {HISTORY_ROWS} ORDER BY timestamp_ms, offset",
+        f" WHERE user = ? AND {HISTORY_ROWS} ORDER BY timestamp_ms, offset)",
         (user,),
-    ).fetchall()
-    pairs = np.array(records, np.int64).reshape(-1, 2)
-    return History(pairs[:, 0].astype(np.int32), pairs[:, 1].copy())
+    ).fetchone()
+    return History(np.array(_numbers(rows), np.int32), np.array(_numbers(times_ms), np.int64))
 
 
 def interactions(connection: sqlite3.Connection, until_offset: int) -> Interactions:
@@ -101,7 +103,7 @@ def interactions(connection: sqlite3.Connection, until_offset: int) -> Interacti
     >>> connection = open_writer(Path(":memory:"), "FULL")
     >>> batch = Batch(connection, Catalog(["a"]))
     >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
-    >>> receipt = batch.add(seen)
+    >>> (receipt,) = batch.add([seen])
     >>> interactions(connection, receipt.offset).num_rows
     2
     """
@@ -135,7 +137,7 @@ def impressions(connection: sqlite3.Connection, request_id: str) -> list[Impress
     >>> shown = Impression(
     ...     event_id="i", timestamp_ms=5, request_id="r", item_ids=("a",), model_version="popular+0"
     ... )
-    >>> receipt = batch.add(shown)
+    >>> (receipt,) = batch.add([shown])
     >>> impressions(connection, "r") == [shown]
     True
     """

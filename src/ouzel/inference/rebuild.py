@@ -1,12 +1,9 @@
-"""States made anew beside the pool: the longest step on the way to an answer, in another thread.
+"""A state made beside the pool: the longest step on the way to an answer, in another process.
 
-A rebuild works in a scratch pool of its own, so that the loop which owns the real one goes on
-answering. What happened meanwhile is settled when it comes back (`UserStates.end_rebuild`).
+What happened meanwhile is settled when it comes back (`UserStates.end_rebuild`).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,24 +13,22 @@ from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool, slot_bytes
 
 
-@dataclass(frozen=True)
-class Rebuild:
-    """The known events of a few users, one history each, and the states made of them."""
+def encoded_state(graphs: Graphs, history: History) -> StatePool:
+    """Return a pool of one slot, number 0, with the state of a history of known events.
 
-    graphs: Graphs
-    users: list[int]
-    histories: list[History]
-    scratch: StatePool = field(init=False)
-
-    def __post_init__(self) -> None:
-        size = max(1, len(self.users)) * slot_bytes(self.graphs.shape)
-        object.__setattr__(self, "scratch", StatePool(self.graphs.shape, max_bytes=size))
-
-    def encode(self) -> None:
-        """Make the states; user i's is in slot i of `scratch` afterwards."""
-        for slot, history in enumerate(self.histories):
-            # One by one: histories of unlike lengths would pad each other.
-            encode_into(self.graphs, self.scratch, [slot], [history])
+    >>> from types import SimpleNamespace
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> ring, last = np.zeros((1, 1, 1, 2), np.float32), np.ones((1, 2), np.float32)
+    >>> graphs = SimpleNamespace(
+    ...     shape=StateShape(1, 1, 2, 4), encode=lambda histories: [ring, ring, last]
+    ... )
+    >>> history = History(np.array([3], np.int32), np.array([10], np.int64))
+    >>> int(encoded_state(graphs, history).length_S[0])
+    1
+    """
+    made = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
+    encode_into(graphs, made, [0], [history])
+    return made
 
 
 def later_events(before: History, now: History) -> History | None:

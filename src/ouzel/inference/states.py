@@ -31,7 +31,7 @@ from ouzel.inference.encoding import (
 )
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool
-from ouzel.inference.rebuild import Rebuild, later_events
+from ouzel.inference.rebuild import later_events
 
 AUDIT_TOLERANCE = 1e-3
 """A state this far from its re-encode is wrong; rounding stays two orders of magnitude below."""
@@ -122,31 +122,29 @@ class UserStates:
         vectors, filled = self._encoder([history], np.array([now_ms]))
         return vectors[0] if filled[0] else None
 
-    def begin_rebuild(self, users: Sequence[int]) -> Rebuild:
-        """Return the making of the states of `users` from their histories as they are now.
+    def begin_rebuild(self, user: int) -> History | None:
+        """Return the history to encode for a user whose state is not held; None if there is none.
 
-        Its `encode()` takes milliseconds a user and may run in another thread.
+        `rebuild.encoded_state` makes the state of it, in any process that has the graphs.
         """
-        absent = [user for user in users if user not in self.pool]
-        self.stats.misses += len(absent)
-        histories = [known_events(self._graphs, self._load_history(user)) for user in absent]
-        filled = [at for at, history in enumerate(histories) if len(history)]
-        return Rebuild(self._graphs, [absent[i] for i in filled], [histories[i] for i in filled])
+        if user in self.pool:
+            return None
+        self.stats.misses += 1
+        history = known_events(self._graphs, self._load_history(user))
+        return history if len(history) else None
 
-    def end_rebuild(self, rebuild: Rebuild) -> None:
-        """Put encoded states into the pool, with the events that came meanwhile.
+    def end_rebuild(self, user: int, before: History, made: StatePool) -> None:
+        """Put the state `made` of the history `before` in force, with the events that came since.
 
-        One whose history is no longer the beginning of what it is now is left out.
+        Left out if that history is no longer the beginning of what it is now.
         """
-        for made, (user, before) in enumerate(zip(rebuild.users, rebuild.histories, strict=True)):
-            now = known_events(self._graphs, self._load_history(user))
-            later = later_events(before, now)
-            if user in self.pool or later is None:
-                continue
-            self.pool.adopt(self._take(user), rebuild.scratch, made)
-            self.stats.rebuilds += 1
-            for row, time_ms in zip(later.rows.tolist(), later.times_ms.tolist(), strict=True):
-                self.observe(user, row, time_ms)
+        later = later_events(before, known_events(self._graphs, self._load_history(user)))
+        if user in self.pool or later is None:
+            return
+        self.pool.adopt(self._take(user), made, 0)
+        self.stats.rebuilds += 1
+        for row, time_ms in zip(later.rows.tolist(), later.times_ms.tolist(), strict=True):
+            self.observe(user, row, time_ms)
 
     def audit(self, user: int) -> float | None:
         """Return the largest difference between the user's state and a full re-encode.

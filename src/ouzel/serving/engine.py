@@ -14,10 +14,11 @@ import numpy as np
 from ouzel.events.log import EventLog
 from ouzel.events.types import Event
 from ouzel.inference.states import UserStates
-from ouzel.ranking.pipeline import Pipeline, Stage
+from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
+from ouzel.serving.children import Children
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
@@ -39,12 +40,13 @@ class Parts:
 
     log: EventLog
     states: UserStates
-    stages: Sequence[Stage]
+    pipeline: Pipeline
     popular: dict[str, Source]
     model: ModelName
     num_rows: int
     visitors: Visitors
     writer: LogWriter
+    children: Children | None = None
 
 
 class Engine:
@@ -61,16 +63,22 @@ class Engine:
         self.metrics = Metrics()
         self.ready = False
         self.answers = Answers(
-            Pipeline(parts.stages),
+            parts.pipeline,
             parts.visitors,
             self.catalog,
             states=parts.states,
             num_rows=parts.num_rows,
+            children=parts.children,
         )
+        self._children = parts.children
         self._states = parts.states
         self._visitors = parts.visitors
         self._index_recall = min(
-            (stage.index.recall for stage in parts.stages if isinstance(stage, SearchIndex)),
+            (
+                stage.index.recall
+                for stage in parts.pipeline.stages
+                if isinstance(stage, SearchIndex)
+            ),
             default=1.0,
         )
         self._audits: asyncio.Task[None] | None = None
@@ -80,9 +88,15 @@ class Engine:
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
         self.writer.start(self._apply)
-        for user_id in (self.users or [""])[:WARM_UP_REQUESTS]:
-            request = RecommendRequest(user_id=user_id or None)
+        if self._children is not None:
+            self._children.start()
+        asked = [
+            RecommendRequest(user_id=user_id or None)
+            for user_id in (self.users or [""])[:WARM_UP_REQUESTS]
+        ]
+        for request in asked:
             self.answers.rank([request], [Timing()])
+        await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         gc.collect()
         # What lives now lives as long as the server: the collector need not visit it again.
         gc.freeze()
@@ -94,7 +108,8 @@ class Engine:
         self.ready = False
         if self._audits is not None:
             self._audits.cancel()
-        self.answers.rebuilds.close()
+        if self._children is not None:
+            self._children.close()
         await self.writer.close()
         self.log.close()
 
@@ -141,7 +156,7 @@ class Engine:
             raise
 
     def _measure(self) -> None:
-        stats, writer, pipeline = self._states.stats, self.writer, self.answers.pipeline
+        stats, writer = self._states.stats, self.writer
         pool = self._states.pool
         self.metrics.families += [
             Family(
@@ -175,19 +190,19 @@ class Engine:
                 "counter",
                 "ouzel_stage_failures",
                 "Passes in which a stage raised.",
-                lambda: pipeline.failures,
+                self.answers.failures,
             ),
             Family(
                 "counter",
                 "ouzel_stage_overruns",
                 "Passes in which a stage went over its budget.",
-                lambda: pipeline.overruns,
+                self.answers.overruns,
             ),
             Family(
                 "gauge",
                 "ouzel_now",
                 "State pool, largest audited error, waiting events, bytes of histories, recall@10 "
-                "of the item index against exact search, readiness.",
+                "of the item index against exact search, readiness, and which children live.",
                 lambda: {
                     "states": len(pool),
                     "state_slots": pool.num_slots,
@@ -195,6 +210,8 @@ class Engine:
                     "waiting_events": writer.waiting,
                     "history_bytes": self._visitors.bytes,
                     "index_recall": self._index_recall,
+                    "ranker": self._children is not None and self._children.ranker.alive,
+                    "encoder": self._children is not None and self._children.encoder.alive,
                     "reads": self.ready,
                     "writes": writer.failure is None,
                 },

@@ -11,6 +11,8 @@ from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
+from ouzel.ranking.pipeline import Pipeline
+from ouzel.serving.children import fork_children
 from ouzel.serving.engine import Engine, Parts
 from ouzel.serving.visitors import Visitors
 from ouzel.serving.wire import ModelName
@@ -60,10 +62,12 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         load_history=visitors.history,
         version=bundle.version,
     )
+    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log)))
     return Parts(
         log=log,
         states=states,
-        stages=standard_stages(bundle, states, sample_histories(log)),
+        pipeline=pipeline,
+        children=fork_children(pipeline, graphs),
         popular=dict(popular_sources(bundle)),
         model=ModelName(bundle.manifest.model, bundle.version),
         num_rows=num_rows,

@@ -33,10 +33,16 @@ class Timing:
         self.last = now
 
     def split(self, names: Sequence[tuple[Part, str]], spent_ms: Sequence[float]) -> None:
-        """Count the time since the last mark as stages that were timed one by one elsewhere."""
+        """Count the time since the last mark as stages that were timed one by one elsewhere.
+
+        What is left over was spent between them, waiting for their turn.
+        """
+        now = perf_counter()
+        left = (now - self.last) * 1000.0 - sum(spent_ms)
         for (part, name), spent in zip(names, spent_ms, strict=True):
             self.stages.append((part, name, spent))
-        self.last = perf_counter()
+        self.stages.append(("T", "turn", max(0.0, left)))
+        self.last = now
 
     def parts(self) -> dict[Part, float]:
         """Return the milliseconds of T, P and A: each the sum of its stages."""

@@ -154,11 +154,11 @@ class Visitors:
         states.observe(receipt.user, receipt.row, time_ms)
 
     def _visitor(self, user: int) -> Visitor:
+        self._forget_settled_loads()
         visitor = self._entries.get(user)
         if visitor is not None:
             self._entries.move_to_end(user)
             return visitor
-        self._forget_settled_loads()
         if self._tickets.settled < self._tickets.submitted:
             self._loaded_at[user] = self._tickets.submitted
             self._loaded_at.move_to_end(user)

@@ -1,0 +1,198 @@
+"""A function in a forked process, called from an event loop.
+
+What reads nothing that events change runs beside the process that owns log and states: the search
+of a pass, the encode of a history. Two threads of one interpreter would spend their gain on waiting
+for each other. A child is forked from the process that has loaded everything, so that index, tables
+and graphs are in memory once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, NoReturn, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Asked = TypeVar("Asked")
+Reply = TypeVar("Reply")
+
+_LENGTH = struct.Struct("<I")
+_CHUNK = 1 << 20
+
+
+class ChildDiedError(Exception):
+    """The process has gone before it answered."""
+
+
+class Child(Generic[Asked, Reply]):
+    """A process that answers calls of `function` in their order.
+
+    Make it while this process has one thread, and `start` it in the event loop. `name` is for logs.
+    A call that raises ends the process: the function is one that does not raise.
+
+    >>> double = Child(lambda number: 2 * number, name="double")
+    >>> async def ask():
+    ...     double.start()
+    ...     return await double.call(21)
+    >>> asyncio.run(ask())
+    42
+    >>> double.close()
+    """
+
+    def __init__(self, function: Callable[[Asked], Reply], *, name: str) -> None:
+        self._name = name
+        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._received = bytearray()
+        ours, theirs = socket.socketpair()
+        # Few calls are under way at once: a buffer that holds them all never makes us wait.
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHUNK)
+        # Whatever is never touched again is never copied for the child's counts of references.
+        gc.collect()
+        gc.freeze()
+        self._pid = os.fork()
+        if not self._pid:
+            _serve(function, theirs)
+        theirs.close()
+        # A server that was made and never run leaves no process behind.
+        weakref.finalize(self, ours.close)
+        self._socket: socket.socket | None = ours
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Return whether it can be called."""
+        return self._socket is not None and self._loop is not None
+
+    @property
+    def under_way(self) -> int:
+        """Return the number of calls not answered yet."""
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Begin to listen; call inside the event loop."""
+        if self._socket is not None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._socket, self._read)
+
+    def call(self, asked: Asked) -> asyncio.Future[Reply] | None:
+        """Return what the function makes of `asked`, later; None if the process has gone.
+
+        The future raises ChildDiedError if the process goes before it has answered.
+        """
+        if self._socket is None or self._loop is None:
+            return None
+        try:
+            _send(self._socket, asked)
+        except OSError:
+            self._die()
+            return None
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting.append(future)
+        return future
+
+    def close(self) -> None:
+        """End the process, which ends when its socket does."""
+        if self._socket is not None:
+            self._let_go()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK, socket.MSG_DONTWAIT) if self._socket else b""
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._die()
+            return
+        self._received += data
+        while (message := _message(self._received)) is not None:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(pickle.loads(message))
+
+    def _die(self) -> None:
+        logger.error("the %s process has gone: the server goes on without it, slower", self._name)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._socket is not None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(ChildDiedError(f"the {self._name} process has gone"))
+
+
+def can_fork() -> bool:
+    """Return whether children would help: there is `os.fork`, and a core for them.
+
+    >>> from unittest.mock import patch
+    >>> with patch("os.cpu_count", return_value=1):
+    ...     can_fork()
+    False
+    """
+    return hasattr(os, "fork") and (os.cpu_count() or 1) > 1
+
+
+def _send(link: socket.socket, value: object) -> None:
+    message = pickle.dumps(value, protocol=5)
+    link.sendall(_LENGTH.pack(len(message)) + message)
+
+
+def _message(received: bytearray) -> bytes | None:
+    """Return the first whole message and take it off, None if there is none yet."""
+    if len(received) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack_from(received)
+    end = _LENGTH.size + length
+    if len(received) < end:
+        return None
+    message = bytes(received[_LENGTH.size : end])
+    del received[:end]
+    return message
+
+
+def _serve(function: Callable[[Asked], object], link: socket.socket) -> NoReturn:
+    """Body of the process: it ends with the socket, and takes nothing else of its parent along."""
+    try:
+        # Who stops the server drains it first; this process ends after that.
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)
+        _close_all_but(link.fileno())
+        received = bytearray()
+        while data := link.recv(_CHUNK):
+            received += data
+            while (message := _message(received)) is not None:
+                _send(link, function(pickle.loads(message)))
+    except BrokenPipeError:
+        pass  # The parent left while we answered.
+    except BaseException:
+        logger.exception("a child process of the server failed")
+    finally:
+        os._exit(0)
+
+
+def _close_all_but(kept: int) -> None:
+    """Close the parent's files: its log, its lock and its listening socket are not ours."""
+    most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, most)

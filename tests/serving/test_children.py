@@ -1,0 +1,169 @@
+"""Answers with children: the same as without, also when events and deaths come in between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ouzel.events.interactions import History
+from ouzel.events.types import Interaction
+from ouzel.inference.rebuild import encoded_state
+from ouzel.serving.child import Child
+from ouzel.serving.children import finish
+from ouzel.serving.home import open_home
+from ouzel.serving.rebuilds import Rebuilds
+from ouzel.serving.timing import Timing
+from ouzel.serving.wire import RecommendRequest
+from tests.inference.test_exactness import BOUND, append, states_of, vector
+from tests.serving.real_home import write_home
+from tests.tiny import START_MS, oracle, random_history, tiny_graphs, tiny_model
+
+STATE_BYTES = 1 << 20
+NOW_MS = START_MS + 10**10
+USERS = [f"u{number}" for number in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def still_clock(monkeypatch):
+    monkeypatch.setattr("ouzel.events.clock.now_ms", lambda: NOW_MS)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    write_home(tmp_path / "home")
+    engine = open_home(tmp_path / "home", state_bytes=STATE_BYTES)
+    assert engine._children is not None
+    yield engine
+
+
+def in_service(engine, work):
+    async def service():
+        await engine.start()
+        try:
+            return await work()
+        finally:
+            await engine.close()
+
+    return asyncio.run(service())
+
+
+async def crowd(engine):
+    asked = [RecommendRequest(user_id=user, n=5) for user in USERS]
+    answers = await asyncio.gather(*(engine.answers.answer(one, Timing()) for one in asked))
+    return [(a.found.rows_K.tolist(), a.found.scores_K, a.degraded) for a in answers]
+
+
+def same(one, other):
+    for (rows, scores, degraded), (rows_too, scores_too, degraded_too) in zip(
+        one, other, strict=True
+    ):
+        assert rows == rows_too and degraded is None and degraded_too is None
+        np.testing.assert_allclose(scores, scores_too, atol=BOUND)
+
+
+def test_a_crowd_is_answered_by_the_child_as_one_by_one_in_the_loop(engine):
+    async def work():
+        handed = []
+        call = engine._children.ranker.call
+        engine._children.ranker.call = lambda begun: handed.append(1) or call(begun)
+        together = await crowd(engine)
+        asked = [RecommendRequest(user_id=user, n=5) for user in USERS]
+        alone = [engine.answers.rank([one], [Timing()])[0] for one in asked]
+        assert handed
+        return together, [(a.found.rows_K.tolist(), a.found.scores_K, a.degraded) for a in alone]
+
+    same(*in_service(engine, work))
+
+
+def test_without_its_children_the_server_answers_the_same(engine, caplog):
+    async def work():
+        before = await crowd(engine)
+        for child in (engine._children.ranker, engine._children.encoder):
+            os.kill(child._pid, signal.SIGKILL)
+        for user in engine._states.pool.users():
+            engine._states.forget(user)
+        during = await crowd(engine)
+        while engine._children.ranker.alive or engine._children.encoder.alive:
+            await asyncio.sleep(0.01)
+        return before, during, await crowd(engine)
+
+    before, during, after = in_service(engine, work)
+    same(before, during)
+    same(before, after)
+    assert "process has gone" in caplog.text
+
+
+def test_a_click_on_the_way_to_a_new_state_is_in_it(engine):
+    async def work():
+        user = engine.log.user_row(user_id="u1")
+        engine._states.forget(user)
+        asking = asyncio.create_task(
+            engine.answers.answer(RecommendRequest(user_id="u1", n=5), Timing())
+        )
+        click = Interaction(
+            event_id="c", timestamp_ms=NOW_MS, item_id="i9", event="click", user_id="u1"
+        )
+        await engine.writer.append([click])
+        await asking
+        (answer,) = engine.answers.rank([RecommendRequest(user_id="u1", n=5)], [Timing()])
+        assert engine._states.audit(user) < BOUND
+        assert 9 not in answer.found.rows_K.tolist()
+
+    in_service(engine, work)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["newer", "older"])
+def test_events_between_the_ends_of_a_rebuild_count(late):
+    histories = {0: random_history(np.random.default_rng(5), 12)}
+    states = states_of(histories)
+    before = states.begin_rebuild(0)
+    made = encoded_state(tiny_graphs(), before)
+    time_ms = START_MS - 1 if late else int(before.times_ms[-1]) + 5
+    append(histories, 0, 3, time_ms)
+    states.observe(0, 3, time_ms)
+    states.end_rebuild(0, before, made)
+    assert states.contains(0) is not late  # an older event makes another history: encode it anew
+    now_ms = int(histories[0].times_ms[-1]) + 60_000
+    expected = oracle(tiny_model(), histories[0], now_ms)
+    assert np.abs(vector(states, 0, now_ms) - expected).max() < BOUND
+
+
+def test_a_user_who_does_nothing_known_is_not_rebuilt():
+    states = states_of({0: History(np.empty(0, np.int32), np.empty(0, np.int64))})
+    assert states.begin_rebuild(0) is None
+
+
+def test_one_user_is_encoded_once_and_who_gives_up_stops_nobody():
+    histories = {0: random_history(np.random.default_rng(6), 9)}
+    states = states_of(histories)
+
+    def slow(history):
+        time.sleep(0.2)
+        return encoded_state(tiny_graphs(), history)
+
+    async def work():
+        encoder.start()
+        rebuilds = Rebuilds(states, encoder)
+        hasty = asyncio.create_task(rebuilds.wait_for(0, seconds=0.01))
+        patient = asyncio.create_task(rebuilds.wait_for(0, seconds=60))
+        await hasty
+        assert not states.contains(0)
+        await patient
+        assert states.contains(0) and states.stats.rebuilds == 1
+
+    encoder = Child(slow, name="test")
+    asyncio.run(work())
+    encoder.close()
+
+
+def test_what_the_child_counts_is_shown():
+    counting = SimpleNamespace(
+        failures={"search": 2}, overruns={"search": 1}, finish=lambda begun: begun
+    )
+    assert finish(counting, "pass") == ("pass", {"search": 2}, {"search": 1})
