@@ -83,6 +83,7 @@ def test_a_call_that_raises_ends_it_and_nobody_waits_for_ever():
 def test_a_stop_signal_to_the_group_does_not_end_it():
     async def signalled():
         child.start()
+        assert await child.call(0) == 1
         os.kill(child._pid, signal.SIGTERM)
         os.kill(child._pid, signal.SIGINT)
         return await child.call(4)

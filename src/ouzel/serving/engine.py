@@ -203,20 +203,24 @@ class Engine:
                 "ouzel_now",
                 "State pool, largest audited error, waiting events, bytes of histories, recall@10 "
                 "of the item index against exact search, readiness, and which children live.",
-                lambda: {
-                    "states": len(pool),
-                    "state_slots": pool.num_slots,
-                    "state_audit_max_error": stats.audit_max_error,
-                    "waiting_events": writer.waiting,
-                    "history_bytes": self._visitors.bytes,
-                    "index_recall": self._index_recall,
-                    "ranker": self._children is not None and self._children.ranker.alive,
-                    "encoder": self._children is not None and self._children.encoder.alive,
-                    "reads": self.ready,
-                    "writes": writer.failure is None,
-                },
+                self._now,
             ),
         ]
+
+    def _now(self) -> dict[str, float]:
+        stats, writer, pool = self._states.stats, self.writer, self._states.pool
+        return {
+            "states": len(pool),
+            "state_slots": pool.num_slots,
+            "state_audit_max_error": stats.audit_max_error,
+            "waiting_events": writer.waiting,
+            "history_bytes": self._visitors.bytes,
+            "index_recall": self._index_recall,
+            "ranker": self._children is not None and self._children.ranker.alive,
+            "encoder": self._children is not None and self._children.encoder.alive,
+            "reads": self.ready,
+            "writes": writer.failure is None,
+        }
 
 
 def _some_users(log: EventLog) -> list[str]:
