@@ -8,7 +8,7 @@ from functools import partial
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.rebuild import encoded_state
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
-from ouzel.serving.child import Child, can_fork
+from ouzel.serving.child import Child, can_fork, core_numbers
 from ouzel.serving.rebuilds import Encoder
 
 Finished = tuple[Ranked, dict[str, int], dict[str, int]]
@@ -45,9 +45,10 @@ def fork_children(pipeline: Pipeline, graphs: Graphs) -> Children | None:
     """
     if not can_fork():
         return None
+    cores = set(core_numbers()[1:])
     return Children(
-        ranker=Child(partial(finish, pipeline), name="ranking"),
-        encoder=Child(partial(encoded_state, graphs), name="encoding"),
+        ranker=Child(partial(finish, pipeline), name="ranking", cores=cores),
+        encoder=Child(partial(encoded_state, graphs), name="encoding", cores=cores),
     )
 
 

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from ouzel.events.alone import alone
 from ouzel.serving.app import Settings, create_app
+from ouzel.serving.child import core_numbers, stay_on
 from ouzel.serving.security import check_binding
 
 SWITCH_SECONDS = 0.0005
@@ -76,7 +77,9 @@ def serve(
             listening(address(host, taken))
 
     with bound(host, port) as listener, alone(home):
-        run(create_app(home, settings=settings), listener, tell)
+        app = create_app(home, settings=settings)
+        stay_on(set(core_numbers()[:1]))
+        run(app, listener, tell)
 
 
 def run(app: Starlette, listener: socket.socket, listening: Callable[[int], None]) -> None:
