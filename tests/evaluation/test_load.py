@@ -221,7 +221,18 @@ def test_a_void_run_is_tried_again_and_never_counts():
     found = sustained(spec_of(1, rate=64.0, duration_s=30.0), p99_ms=7.0, run=run)
     assert tried[0] == tried[1] and found.requests_per_s > 50
     run, _ = fake_runs(100.0, void_at=range(1000))
-    assert sustained(spec_of(1, rate=64.0), p99_ms=7.0, run=run).requests_per_s == 0
+    with pytest.raises(ValueError, match="runs at 64 requests/s were void"):
+        sustained(spec_of(1, rate=64.0), p99_ms=7.0, run=run)
+
+
+def test_every_run_of_a_search_asks_for_users_without_a_state() -> None:
+    run, _ = fake_runs(100.0)
+    asked = []
+    spec = spec_of(1, rate=64.0, miss_share=0.1, cold_users=[f"c{n}" for n in range(500)])
+    sustained(spec, p99_ms=7.0, run=lambda spec: asked.append(spec) or run(spec))
+    came = asked[0].rate * (asked[0].warmup_s + asked[0].duration_s) * 0.1
+    assert asked[1].cold_users[0] == f"c{int(np.ceil(came))}"
+    assert sorted(asked[-1].cold_users) == sorted(spec.cold_users)
 
 
 def test_a_server_that_holds_nothing_sustains_nothing():

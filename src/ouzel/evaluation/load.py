@@ -29,8 +29,9 @@ HELD_SHARE = 0.999
 MAX_DEGRADED_SHARE = 0.001
 """Share of requests that a cheaper plan may answer: a rate held without the model is not held."""
 
-TRIES = 3
-"""Runs of one rate before it counts as not held because every run was void."""
+TRIES = 6
+"""Runs of one rate before the search is given up because every run was void: such runs say nothing
+about the server, so the rate counts neither as held nor as not held."""
 
 LOWEST_RATE = 1.0
 """Requests per second below which the search for a sustained rate gives up."""
@@ -96,12 +97,13 @@ def sustained(
     """Return the highest rate that is `held` within `p99_ms`, by bisection.
 
     The search starts from `spec.rate` with runs of `search_s`, within `precision`; it goes on from
-    the rate found, downwards, with runs of `spec.duration_s`. A void run is tried again, twice at
-    most. Every run asks for other `cold_users` than the one before, since the last ones have a
-    state now; `told` hears of each.
+    the rate found, downwards, with runs of `spec.duration_s`. A void run is tried again. Every run
+    asks for other `cold_users` than the one before, since the last ones have a state now; `told`
+    hears of each.
 
     Raises:
-        ValueError: `p99_ms`, `search_s` or `precision` is not positive; or as `run_load`.
+        ValueError: `p99_ms`, `search_s` or `precision` is not positive; every run of a rate was
+            void; or as `run_load`.
 
     >>> from types import SimpleNamespace
     >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
@@ -126,8 +128,11 @@ def sustained(
             if told is not None:
                 told(trials[-1])
             if not trials[-1].void:
-                break
-        return held(trials[-1])
+                return held(trials[-1])
+        raise ValueError(
+            f"{TRIES} runs at {rate:.0f} requests/s were void, the last sent "
+            f"{trials[-1].send_lag_p99_ms:.1f} ms late: end what else runs on this machine"
+        )
 
     low, high = _bracket(lambda rate: holds(rate, search_s), spec.rate)
     guess = _bisect(lambda rate: holds(rate, search_s), low, high, precision)

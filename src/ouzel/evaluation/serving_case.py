@@ -179,7 +179,7 @@ def sustained_row(
 def visible_row(spec: LoadSpec, effort: Effort) -> Row:
     """Return how soon a click is visible while the load of `spec` goes on.
 
-    Where the load was void it is done again with other users, twice at most.
+    Where the load was void it is done again with other users, while there are any.
 
     Raises: ValueError if a click is lost, or if the load could not be sent on time.
 
