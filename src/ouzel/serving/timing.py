@@ -16,7 +16,7 @@ class Timing:
     >>> timing.mark("T", "read")
     >>> timing.split([("P", "state")], [1.25])
     >>> timing.parts()["P"], [name for _, name, _ in timing.stages]
-    (1.25, ['read', 'state'])
+    (1.25, ['read', 'state', 'turn'])
     """
 
     __slots__ = ("last", "route", "stages")

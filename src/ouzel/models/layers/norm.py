@@ -20,8 +20,8 @@ EPSILON = 1e-6
 class RMSNorm(nn.Module):
     """Vectors (..., D) over their root mean square, times a learned weight (D,).
 
-    >>> RMSNorm(2)(torch.tensor([3.0, 3.0])).tolist()
-    [1.0, 1.0]
+    >>> RMSNorm(2)(torch.tensor([3.0, -3.0])).round(decimals=4).tolist()
+    [1.0, -1.0]
     """
 
     def __init__(self, dim: int) -> None:
