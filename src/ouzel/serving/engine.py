@@ -94,9 +94,10 @@ class Engine:
             RecommendRequest(user_id=user_id or None)
             for user_id in (self.users or [""])[:WARM_UP_REQUESTS]
         ]
+        # All together first: that way the children make the states and find the lists.
+        await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         for request in asked:
             self.answers.rank([request], [Timing()])
-        await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         gc.collect()
         # What lives now lives as long as the server: the collector need not visit it again.
         gc.freeze()
