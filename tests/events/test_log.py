@@ -125,17 +125,16 @@ def test_a_refused_event_refuses_its_batch(log: EventLog) -> None:
     assert len(log.catalog) == 1
 
 
+def fail_on_disk(*_: object) -> int:
+    raise sqlite3.OperationalError("disk I/O error")
+
+
 def test_a_failure_in_the_middle_leaves_nothing(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ouzel.events import log_append
-
-    def fail(*_: object) -> int:
-        raise sqlite3.OperationalError("disk I/O error")
-
     log.append([item("a")])
     with monkeypatch.context() as patch:
-        patch.setattr(log_append, "verb_number", fail)
+        patch.setattr("ouzel.events.log_append.verb_number", fail_on_disk)
         with pytest.raises(sqlite3.OperationalError):
             log.append([item("b", title="B"), did("1", "b")])
     assert log.catalog.row("b") == 0
@@ -375,14 +374,9 @@ def test_a_large_batch_with_a_known_id_in_its_middle(log: EventLog, count: int) 
 def test_a_user_of_a_transaction_that_failed_is_not_remembered(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ouzel.events import log_append
-
-    def fail(*_: object) -> int:
-        raise sqlite3.OperationalError("disk I/O error")
-
     log.append([item("a")])
     with monkeypatch.context() as patch:
-        patch.setattr(log_append, "_insert", fail)
+        patch.setattr("ouzel.events.log_append._insert", fail_on_disk)
         with pytest.raises(sqlite3.OperationalError):
             log.append([did("1", "a", user_id="lost")])
     receipts = log.append([did("2", "a", user_id="first"), did("3", "a", user_id="lost")])

@@ -162,6 +162,28 @@ def test_one_user_is_encoded_once_and_who_gives_up_stops_nobody():
     encoder.close()
 
 
+def test_many_long_histories_at_once_do_not_stop_the_loop():
+    count, length = 64, 20_000
+    histories = {user: random_history(np.random.default_rng(user), length) for user in range(count)}
+    states = states_of(histories, slots=count)
+    field = tiny_graphs().shape.receptive_field
+
+    def padded(history):
+        made = encoded_state(tiny_graphs(), history.last(field))
+        made.ballast = np.zeros(1 << 19, np.uint8)  # as large as the state of a larger model
+        return made
+
+    async def work():
+        encoder.start()
+        rebuilds = Rebuilds(states, encoder)
+        await asyncio.gather(*(rebuilds.wait_for(user, seconds=60) for user in histories))
+
+    encoder = Child(padded, name="test")
+    asyncio.run(asyncio.wait_for(work(), 60))
+    encoder.close()
+    assert all(states.contains(user) for user in histories)
+
+
 def test_what_the_child_counts_is_shown():
     counting = SimpleNamespace(
         failures={"search": 2}, overruns={"search": 1}, finish=lambda begun: begun

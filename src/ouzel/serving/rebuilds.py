@@ -30,6 +30,9 @@ class Rebuilds:
         self._states = states
         self._encoder = encoder
         self._made: dict[int, asyncio.Task[None]] = {}
+        # One at a time: a child that waits to be read does not read, and what many ask for at once
+        # is more than the sockets hold, so that both would wait for each other for ever.
+        self._turn = asyncio.Lock()
 
     async def wait_for(self, user: int, *, seconds: float) -> None:
         """Return once the state of `user` is made, or cannot be, or `seconds` are over."""
@@ -44,10 +47,11 @@ class Rebuilds:
 
     async def _make(self, user: int) -> None:
         try:
-            history = self._states.begin_rebuild(user)
-            state = None if history is None else self._encoder.call(history)
-            if history is not None and state is not None:
-                self._states.end_rebuild(user, history, await state)
+            async with self._turn:
+                history = self._states.begin_rebuild(user)
+                state = None if history is None else self._encoder.call(history)
+                if history is not None and state is not None:
+                    self._states.end_rebuild(user, history, await state)
         except ChildDiedError:
             return
         except Exception:
