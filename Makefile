@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
+KERNEL := src/ouzel/retrieval/scan.cpp
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: install demo test check bench
@@ -36,11 +37,11 @@ $(BIN)/python:
 	"ouzel needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed-train: pyproject.toml | $(BIN)/python
+$(VENV)/installed-train: pyproject.toml $(KERNEL) | $(BIN)/python
 	$(PIP) $(TORCH) -e '.[train]'
 	@touch $@
 
 # What development needs includes what training needs.
-$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+$(VENV)/installed-dev: pyproject.toml $(KERNEL) | $(BIN)/python
 	$(PIP) $(TORCH) -e '.[dev]'
 	@touch $(VENV)/installed-train $@

@@ -10,6 +10,7 @@ from ouzel.inference.states import UserStates
 from ouzel.ranking import assembly
 from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.faiss import FaissIndex
+from ouzel.retrieval.scan import ScanIndex
 from tests.tiny import random_history, tiny_graphs
 
 HISTORIES = [random_history(np.random.default_rng(n), 12) for n in range(20)]
@@ -40,7 +41,14 @@ def test_a_large_catalogue_gets_codes_whose_recall_was_measured(
 ) -> None:
     monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
     index = assembly.item_index(vectors, states, HISTORIES)
-    assert isinstance(index, FaissIndex) and index.recall >= assembly.RECALL
+    assert isinstance(index, ScanIndex if ScanIndex.works() else FaissIndex)
+    assert index.recall >= assembly.RECALL
+
+
+def test_without_the_kernel_faiss_searches(states, vectors, monkeypatch) -> None:
+    monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
+    monkeypatch.setattr(ScanIndex, "works", lambda: False)
+    assert isinstance(assembly.item_index(vectors, states, HISTORIES), FaissIndex)
 
 
 def test_without_users_to_measure_on_search_stays_exact(states, vectors, monkeypatch) -> None:

@@ -21,6 +21,8 @@ from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.faiss import FaissIndex
 from ouzel.retrieval.index import Search
 from ouzel.retrieval.popular import PopularSource
+from ouzel.retrieval.scan import ScanIndex
+from ouzel.retrieval.tuning import tune
 from ouzel.retrieval.types import distinct_rows
 from ouzel.retrieval.vmis import VMISkNN
 
@@ -53,7 +55,7 @@ def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
 def item_index(
     vectors_ND: NDArray[np.float32], states: UserStates, samples: Sequence[History]
 ) -> Search:
-    """Return what finds items: exact search, or product codes where that costs milliseconds.
+    """Return what finds items: exact search, or a scan of codes where that costs milliseconds.
 
     An approximate index is taken only if it finds `RECALL` of the exact best 10 unseen items for
     the vectors of the `samples`, histories of users of this very home.
@@ -70,8 +72,10 @@ def item_index(
     if not known:
         return ExactIndex(vectors_ND)
     vectors, seen = zip(*known, strict=True)
-    index = FaissIndex.tuned(vectors_ND, np.stack(vectors), recall=RECALL, exclude=seen)
-    return index if index.recall >= RECALL else ExactIndex(vectors_ND)
+    exact = ExactIndex(vectors_ND)
+    index = ScanIndex(vectors_ND) if ScanIndex.works() else FaissIndex(vectors_ND)
+    tune(index, exact, np.stack(vectors), recall=RECALL, exclude=seen)
+    return index if index.recall >= RECALL else exact
 
 
 def sample_histories(log: EventLog) -> list[History]:

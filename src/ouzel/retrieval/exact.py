@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.retrieval.index import Excluded
+from ouzel.retrieval.index import Excluded, check_search
 from ouzel.retrieval.topk import top_k
 
 BLOCK_SCORES = 1 << 22
@@ -98,7 +98,7 @@ class ExactIndex:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
                 `exclude` not one array per query.
         """
-        self._check_search(queries_BD, k, exclude)
+        check_search(queries_BD, k, exclude, dim=self.dim)
         rows_BK = np.zeros((len(queries_BD), k), np.int32)
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
         step = max(1, BLOCK_SCORES // max(1, len(self._vectors_ND)))
@@ -112,21 +112,6 @@ class ExactIndex:
                 rows_BK[at, : len(best)] = best
                 scores_BK[at, : len(best)] = scores_N[best]
         return rows_BK, scores_BK
-
-    def _check_search(
-        self, queries_BD: NDArray[np.float32], k: int, exclude: Excluded | None
-    ) -> None:
-        if k < 1:
-            raise ValueError(f"k is {k}: ask for at least 1 result")
-        if queries_BD.ndim != 2 or queries_BD.shape[1] != self.dim:
-            raise ValueError(f"queries have shape {queries_BD.shape}: give (B, {self.dim})")
-        if not np.isfinite(queries_BD).all():
-            raise ValueError("a query holds NaN or infinity: give finite vectors")
-        if exclude is not None and len(exclude) != len(queries_BD):
-            raise ValueError(
-                f"exclude has {len(exclude)} entries for {len(queries_BD)} queries: "
-                "give one array of rows per query"
-            )
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return `vectors` (N, D) float32 and `hidden` (N,) uint8: 1 where a row is not found."""

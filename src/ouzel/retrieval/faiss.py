@@ -14,23 +14,19 @@ W = rows that come back.
 
 from __future__ import annotations
 
-from typing import Self
-
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.retrieval.exact import ExactIndex
-from ouzel.retrieval.index import Excluded
+from ouzel.retrieval.index import Excluded, check_search
 from ouzel.retrieval.topk import top_k
 from ouzel.retrieval.types import among
 
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
 
 CANDIDATES = 128
-"""Rows that are scored exactly for a short list; `tuned` doubles it until recall is enough."""
+"""Rows that are scored exactly for a short list; tuning doubles it until recall is enough."""
 
-MOST_CANDIDATES = 10_240
 SPARE = 4
 """At least this many times as many rows are scored as are asked for."""
 
@@ -41,12 +37,12 @@ class FaissIndex:
     `recall` is the measured share of the exact best that is found, NaN until it is measured.
 
     >>> vectors_ND = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
-    >>> index = FaissIndex.tuned(vectors_ND, vectors_ND[1:40], recall=0.99)
-    >>> index.recall >= 0.99, len(index)
-    (True, 1999)
+    >>> rows_BK, scores_BK = FaissIndex(vectors_ND).search(vectors_ND[:5], 3)
+    >>> np.allclose(scores_BK[4], vectors_ND[rows_BK[4]] @ vectors_ND[4])
+    True
     """
 
-    def __init__(self, vectors_ND: NDArray[np.float32], *, candidates: int = CANDIDATES) -> None:
+    def __init__(self, vectors_ND: NDArray[np.float32]) -> None:
         self._vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
         dim = self._vectors_ND.shape[1]
         if dim % 2:
@@ -56,33 +52,8 @@ class FaissIndex:
         self._codes = faiss.IndexPQFastScan(dim, dim, 4, faiss.METRIC_INNER_PRODUCT)
         self._codes.train(self._vectors_ND[1:])
         self._codes.add(self._vectors_ND)
-        self.candidates = candidates
+        self.candidates = CANDIDATES
         self.recall = float("nan")
-
-    @classmethod
-    def tuned(
-        cls,
-        vectors_ND: NDArray[np.float32],
-        queries_BD: NDArray[np.float32],
-        *,
-        recall: float,
-        k: int = 10,
-        exclude: Excluded | None = None,
-    ) -> Self:
-        """Return an index with candidates enough for `recall`@k on `queries_BD`, if they exist.
-
-        Exact search of the same queries, less the same rows, is the reference.
-        """
-        index = cls(vectors_ND)
-        expected_BK, _ = ExactIndex(vectors_ND).search(queries_BD, k, exclude=exclude)
-        while True:
-            found_BK, _ = index.search(queries_BD, k, exclude=exclude)
-            pairs = zip(found_BK, expected_BK, strict=True)
-            shared = sum(len(np.intersect1d(found, expected)) for found, expected in pairs)
-            index.recall = shared / max(1, expected_BK.size)
-            if index.recall >= recall or index.candidates >= MOST_CANDIDATES:
-                return index
-            index.candidates *= 2
 
     def __len__(self) -> int:
         return len(self._vectors_ND) - 1
@@ -96,15 +67,10 @@ class FaissIndex:
         Where fewer than k are found, the rest is row 0 with score -inf.
 
         Raises:
-            ValueError: `k` < 1, a query of another dimension, or a query that is not finite.
+            ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
+                `exclude` not one array per query.
         """
-        if k < 1 or queries_BD.ndim != 2 or queries_BD.shape[1] != self._vectors_ND.shape[1]:
-            raise ValueError(
-                f"k {k} and queries of shape {queries_BD.shape}: ask for at least 1 result and "
-                f"give (B, {self._vectors_ND.shape[1]})"
-            )
-        if not np.isfinite(queries_BD).all():
-            raise ValueError("a query holds NaN or infinity: give finite vectors")
+        check_search(queries_BD, k, exclude, dim=self._vectors_ND.shape[1])
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
         banned = [_NONE] * len(queries_BD) if exclude is None else exclude
         # Padding and what is excluded may come back as well, and are dropped then.

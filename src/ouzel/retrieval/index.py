@@ -61,3 +61,27 @@ class Index(Search, Protocol):
             ValueError: a tensor is missing or has the wrong shape or type.
         """
         ...
+
+
+def check_search(
+    queries_BD: NDArray[np.float32], k: int, exclude: Excluded | None, *, dim: int
+) -> None:
+    """Return nothing if an index of `dim` dimensions can answer this.
+
+    Raises:
+        ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
+            `exclude` not one array per query.
+
+    >>> check_search(np.ones((1, 2), np.float32), 5, None, dim=2)
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}: ask for at least 1 result")
+    if queries_BD.ndim != 2 or queries_BD.shape[1] != dim:
+        raise ValueError(f"queries have shape {queries_BD.shape}: give (B, {dim})")
+    if not np.isfinite(queries_BD).all():
+        raise ValueError("a query holds NaN or infinity: give finite vectors")
+    if exclude is not None and len(exclude) != len(queries_BD):
+        raise ValueError(
+            f"exclude has {len(exclude)} entries for {len(queries_BD)} queries: "
+            "give one array of rows per query"
+        )

@@ -1,0 +1,190 @@
+// Search of int8 item codes: every inner product of a few queries, then the best of them exactly.
+//
+// One reading of the codes serves eight queries. Codes lie in blocks of 16 items, four dimensions
+// of an item beside each other, which is what vpdpbusd (AVX-512 VNNI) multiplies: 64 products of
+// unsigned with signed bytes, summed in 16 lanes of 32 bits; no lane overflows below 66,000
+// dimensions. Sums are integers, so which rows are found depends on nothing but their codes.
+//
+// Legend: N rows (row 0 is padding), D dimensions, G = D / 4 rounded up, B queries, K results,
+// W rows that are scored exactly.
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#define OUZEL_VNNI __attribute__((target("avx512f,avx512bw,avx512vnni")))
+// Without it the sums of a block live in memory and not in registers: three times slower.
+#define OUZEL_UNROLL _Pragma("GCC unroll 16")
+
+namespace {
+
+constexpr int LANES = 16;
+constexpr int GROUP_BYTES = 64;   // 16 items, four dimensions each
+constexpr int AHEAD_BYTES = 2048; // what is read next: pages end the processor's own foresight
+
+struct Found {
+    int32_t sum;
+    int32_t row;
+};
+
+bool better(const Found &a, const Found &b) {
+    return a.sum != b.sum ? a.sum > b.sum : a.row < b.row;
+}
+
+// The best W rows of one query; they are offered in rising order. `banned` is sorted.
+class Best {
+  public:
+    Best(int64_t width, int64_t num_rows, const int32_t *banned, const int32_t *banned_end)
+        : width_(width), num_rows_(num_rows), banned_(banned), banned_end_(banned_end) {
+        found_.reserve(4 * width + 4 * LANES);
+    }
+
+    // Only a sum above it can matter.
+    int32_t mark() const { return mark_; }
+
+    void offer(const int32_t *sums, uint32_t lanes, int64_t first_row) {
+        for (; lanes; lanes &= lanes - 1) {
+            const int lane = __builtin_ctz(lanes);
+            const int64_t row = first_row + lane;
+            while (banned_ != banned_end_ && *banned_ < row) ++banned_;
+            const bool is_banned = banned_ != banned_end_ && *banned_ == row;
+            if (row > 0 && row < num_rows_ && !is_banned)
+                found_.push_back({sums[lane], static_cast<int32_t>(row)});
+        }
+        if (static_cast<int64_t>(found_.size()) >= 4 * width_) shrink();
+    }
+
+    const std::vector<Found> &finish() {
+        shrink();
+        return found_;
+    }
+
+  private:
+    void shrink() {
+        if (static_cast<int64_t>(found_.size()) <= width_) return;
+        std::nth_element(found_.begin(), found_.begin() + (width_ - 1), found_.end(), better);
+        found_.resize(width_);
+        // Who comes later with an equal sum has a higher row, and loses.
+        mark_ = found_.back().sum;
+    }
+
+    int64_t width_, num_rows_;
+    const int32_t *banned_, *banned_end_;
+    int32_t mark_ = std::numeric_limits<int32_t>::min();
+    std::vector<Found> found_;
+};
+
+// Q queries against S neighbouring blocks at a time: enough sums under way to hide latencies.
+template <int Q, int S>
+OUZEL_VNNI void scan(const uint8_t *codes, int64_t num_blocks, int64_t groups,
+                     const int32_t *queries, Best *best) {
+    std::vector<int32_t> packed(groups * Q);  // beside each other, what is read together
+    for (int64_t g = 0; g < groups; ++g)
+        for (int q = 0; q < Q; ++q) packed[g * Q + q] = queries[q * groups + g];
+    int32_t marks[Q];
+    for (int q = 0; q < Q; ++q) marks[q] = best[q].mark();
+    const int64_t block_bytes = groups * GROUP_BYTES;
+    alignas(64) int32_t sums[LANES];
+    for (int64_t block = 0; block < num_blocks; block += S) {
+        __m512i acc[Q][S];
+        OUZEL_UNROLL for (int q = 0; q < Q; ++q)
+            OUZEL_UNROLL for (int s = 0; s < S; ++s) acc[q][s] = _mm512_setzero_si512();
+        const uint8_t *block_at = codes + block * block_bytes;
+        for (int64_t g = 0; g < groups; ++g) {
+            __m512i code[S];
+            OUZEL_UNROLL for (int s = 0; s < S; ++s) {
+                const uint8_t *at = block_at + s * block_bytes + g * GROUP_BYTES;
+                _mm_prefetch(at + AHEAD_BYTES, _MM_HINT_T0);
+                code[s] = _mm512_loadu_si512(at);
+            }
+            const int32_t *query = packed.data() + g * Q;
+            OUZEL_UNROLL for (int q = 0; q < Q; ++q)
+                OUZEL_UNROLL for (int s = 0; s < S; ++s)
+                    acc[q][s] =
+                        _mm512_dpbusd_epi32(acc[q][s], code[s], _mm512_set1_epi32(query[q]));
+        }
+        OUZEL_UNROLL for (int q = 0; q < Q; ++q)
+            OUZEL_UNROLL for (int s = 0; s < S; ++s) {
+                const __m512i mark = _mm512_set1_epi32(marks[q]);
+                const __mmask16 lanes = _mm512_cmpgt_epi32_mask(acc[q][s], mark);
+                if (__builtin_expect(lanes != 0, 0)) {
+                    _mm512_store_si512(sums, acc[q][s]);
+                    best[q].offer(sums, lanes, (block + s) * LANES);
+                    marks[q] = best[q].mark();
+                }
+            }
+    }
+}
+
+// In a fixed order of additions, in 16 sums that fill one register.
+float inner(const float *a, const float *b, int64_t dim) {
+    float sums[LANES] = {0};
+    for (int64_t d = 0; d + LANES <= dim; d += LANES)
+        for (int i = 0; i < LANES; ++i) sums[i] += a[d + i] * b[d + i];
+    for (int64_t d = dim - dim % LANES; d < dim; ++d) sums[d % LANES] += a[d] * b[d];
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+    return sums[0];
+}
+
+}  // namespace
+
+extern "C" {
+
+int ouzel_scan_works() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+// codes (blocks, G, 16, 4) uint8, the number of blocks a multiple of 4; vectors (N, D) float32;
+// queries (B, D) float32 and their codes (B, G, 4) int8. The rows banned for query b are those from
+// banned_from[b] to banned_from[b + 1], sorted. Writes rows and scores (B, K), best first, ties by
+// lower row; where fewer are found the rest stays as it is.
+void ouzel_scan(const uint8_t *codes, int64_t num_blocks, const float *vectors, int64_t num_rows,
+                int64_t dim, const float *queries, const int32_t *query_codes, int64_t num_queries,
+                const int32_t *banned, const int64_t *banned_from, int64_t width, int64_t k,
+                int32_t *rows, float *scores) {
+    const int64_t groups = (dim + 3) / 4;
+    std::vector<Best> best;
+    best.reserve(num_queries);
+    for (int64_t b = 0; b < num_queries; ++b)
+        best.emplace_back(width, num_rows, banned + banned_from[b], banned + banned_from[b + 1]);
+    int64_t b = 0;
+    for (; b + 8 <= num_queries; b += 8)
+        scan<8, 2>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
+    for (; b + 4 <= num_queries; b += 4)
+        scan<4, 4>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
+    for (; b + 2 <= num_queries; b += 2)
+        scan<2, 4>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
+    for (; b < num_queries; ++b)
+        scan<1, 4>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
+    std::vector<std::pair<float, int32_t>> exact;
+    for (b = 0; b < num_queries; ++b) {
+        exact.clear();
+        for (const Found &found : best[b].finish()) {
+            const float score = inner(vectors + found.row * dim, queries + b * dim, dim);
+            exact.emplace_back(-score, found.row);
+        }
+        const int64_t kept = std::min<int64_t>(k, exact.size());
+        std::partial_sort(exact.begin(), exact.begin() + kept, exact.end());
+        for (int64_t i = 0; i < kept; ++i) {
+            rows[b * k + i] = exact[i].second;
+            scores[b * k + i] = -exact[i].first;
+        }
+    }
+}
+
+}  // extern "C"
+
+#else
+
+extern "C" int ouzel_scan_works() { return 0; }
+
+#endif

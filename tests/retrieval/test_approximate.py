@@ -1,0 +1,88 @@
+"""What every index that finds by codes and scores exactly must keep, against exact search."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from ouzel.retrieval.exact import ExactIndex
+from ouzel.retrieval.faiss import FaissIndex
+from ouzel.retrieval.scan import ScanIndex
+from ouzel.retrieval.tuning import tune
+
+no_kernel = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
+ENGINES = [FaissIndex, pytest.param(ScanIndex, marks=no_kernel)]
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(60, 16))
+    vectors = centres[rng.integers(0, 60, 5001)] + rng.normal(size=(5001, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = centres[rng.integers(0, 60, 40)] + 0.5 * rng.normal(size=(40, 16))
+    return vectors.astype(np.float32), queries.astype(np.float32)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_recall_is_measured_against_exact_search_and_enough(engine, data) -> None:
+    vectors, queries = data
+    index, exact = engine(vectors), ExactIndex(vectors)
+    tune(index, exact, queries, recall=0.99)
+    found, _ = index.search(queries, 10)
+    expected, _ = exact.search(queries, 10)
+    shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, expected, strict=True)])
+    assert index.recall == pytest.approx(shared) and shared >= 0.99
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_too_few_candidates_are_noticed_and_doubled(engine, data, monkeypatch) -> None:
+    vectors, queries = data
+    monkeypatch.setattr(sys.modules[engine.__module__], "SPARE", 0)
+    index = engine(vectors)
+    index.candidates = 1
+    tune(index, ExactIndex(vectors), queries, recall=1.0)
+    assert index.candidates > 1 and index.recall == 1.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_scores_are_exact_and_excluded_rows_and_padding_never_come(engine, data) -> None:
+    vectors, queries = data
+    index = engine(vectors)
+    best, _ = index.search(queries, 20)
+    exclude = [np.sort(row[::2]).astype(np.int32) for row in best]
+    rows, scores = index.search(queries, 10, exclude=exclude)
+    for query, found, values, banned in zip(queries, rows, scores, exclude, strict=True):
+        np.testing.assert_allclose(values, vectors[found] @ query, rtol=1e-5, atol=1e-6)
+        assert not set(found.tolist()) & (set(banned.tolist()) | {0})
+        assert (np.diff(values) <= 0).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_alone_and_in_a_crowd_the_answer_is_the_same(engine, data) -> None:
+    vectors, queries = data
+    index = engine(vectors)
+    crowd, _ = index.search(queries, 10)
+    for at in range(len(queries)):
+        np.testing.assert_array_equal(index.search(queries[at : at + 1], 10)[0][0], crowd[at])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_short_list_is_filled_with_padding(engine, data) -> None:
+    vectors, queries = data
+    everything_but_7 = np.delete(np.arange(5001, dtype=np.int32), 7)
+    rows, scores = engine(vectors).search(queries[:1], 3, exclude=[everything_but_7])
+    assert rows.tolist() == [[7, 0, 0]] and scores[0, 1:].tolist() == [-np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("wrong", ["k", "shape", "nan", "exclude"])
+def test_bad_queries_are_refused(engine, data, wrong: str) -> None:
+    vectors, queries = data
+    bad = {"shape": queries[:, :5], "nan": queries * np.nan}.get(wrong, queries)
+    with pytest.raises(ValueError, match=r"give|ask"):
+        engine(vectors).search(
+            bad, 0 if wrong == "k" else 10, exclude=[] if wrong == "exclude" else None
+        )

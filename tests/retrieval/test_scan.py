@@ -1,0 +1,100 @@
+"""The compiled scan against the same arithmetic in NumPy; its promises: `test_approximate.py`."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ouzel.cli.machine import cpu_flags
+from ouzel.retrieval import scan
+from ouzel.retrieval.scan import ScanIndex, query_codes
+
+no_kernel = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
+
+
+@pytest.mark.skipif(
+    "avx512_vnni" not in cpu_flags() or shutil.which("g++") is None,
+    reason="no AVX-512 VNNI or no compiler",
+)
+def test_the_kernel_is_built_where_it_can_be() -> None:
+    assert ScanIndex.works()
+
+
+def reference(vectors, queries, k, width, exclude) -> tuple[np.ndarray, np.ndarray]:
+    """The same search in NumPy, from the promise and not from the packed codes."""
+    scale = np.abs(vectors).max(axis=0) / np.float32(127)
+    codes = np.rint(vectors / np.where(scale > 0, scale, 1)).astype(np.int64)
+    rows, scores = np.zeros((len(queries), k), np.int32), np.full((len(queries), k), -np.inf)
+    for at, query in enumerate(query_codes(queries, scale)[:, : vectors.shape[1]]):
+        sums = codes @ query.astype(np.int64)
+        allowed = np.setdiff1d(np.arange(1, len(vectors)), exclude[at])
+        found = allowed[np.lexsort((allowed, -sums[allowed]))][:width]
+        exact = (vectors[found] @ queries[at]).astype(np.float64)
+        best = np.lexsort((found, -exact))[:k]
+        rows[at, : len(best)], scores[at, : len(best)] = found[best], exact[best]
+    return rows, scores
+
+
+@no_kernel
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_it_finds_what_the_same_arithmetic_in_numpy_finds(data) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    num_rows, dim = data.draw(st.integers(2, 700)), data.draw(st.integers(1, 70))
+    vectors = rng.normal(size=(num_rows, dim)).astype(np.float32)
+    queries = rng.normal(size=(data.draw(st.integers(1, 19)), dim)).astype(np.float32)
+    k = data.draw(st.integers(1, 40))
+    exclude = [
+        np.sort(rng.choice(num_rows, rng.integers(0, num_rows), replace=False)).astype(np.int32)
+        for _ in queries
+    ]
+    index = ScanIndex(vectors)
+    index.candidates = data.draw(st.integers(1, 64))
+    rows, scores = index.search(queries, k, exclude=exclude)
+    width = max(index.candidates, scan.SPARE * k)
+    expected_rows, expected_scores = reference(vectors, queries, k, width, exclude)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
+
+
+@no_kernel
+def test_extreme_codes_do_not_overflow() -> None:
+    vectors = np.ones((40, 512), np.float32)
+    vectors[7] = 2
+    vectors[1::2] *= -1
+    vectors[7] = 2
+    rows, scores = ScanIndex(vectors).search(np.full((1, 512), 3, np.float32), 2)
+    assert rows[0].tolist() == [7, 2] and scores[0].tolist() == [3072.0, 1536.0]
+
+
+@no_kernel
+def test_equal_vectors_come_by_lower_row() -> None:
+    rows, _ = ScanIndex(np.ones((500, 8), np.float32)).search(np.ones((3, 8), np.float32), 20)
+    assert rows.tolist() == [list(range(1, 21))] * 3
+
+
+@no_kernel
+@pytest.mark.parametrize("vector", [0.0, 1e-18, 1e18])
+def test_vectors_and_queries_of_any_size_are_searched(vector: float) -> None:
+    vectors = np.full((50, 4), vector, np.float32)
+    rows, _ = ScanIndex(vectors).search(np.full((1, 4), vector, np.float32), 1)
+    assert rows[0, 0] > 0
+
+
+def test_without_the_kernel_it_refuses_and_says_what_to_take(monkeypatch) -> None:
+    monkeypatch.setattr(scan, "_kernel", lambda: None)
+    assert not ScanIndex.works()
+    with pytest.raises(ValueError, match="use FaissIndex"):
+        ScanIndex(np.ones((3, 2), np.float32))
+
+
+def test_a_kernel_that_cannot_be_loaded_is_no_kernel(monkeypatch, tmp_path) -> None:
+    broken = tmp_path / "_scan.so"
+    broken.write_bytes(b"not a library")
+    spec = type("Spec", (), {"origin": str(broken)})()
+    monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name: spec)
+    assert scan._kernel.__wrapped__() is None
