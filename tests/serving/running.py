@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import httpx
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 
 @contextmanager
-def running(app: Starlette) -> Iterator[httpx.Client]:
+def running(app: ASGIApp) -> Iterator[httpx.Client]:
     """Yield a client of the application."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

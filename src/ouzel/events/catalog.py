@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ouzel.events.text_column import TextColumn
 
 _MIN_RECENT = 4096
+_MOST_TEXTS = 32_768  # ids kept decoded: those of the items that are shown most
 
 
 class _Absent(Sequence[str]):
@@ -54,6 +55,7 @@ class Catalog:
         self._columns: dict[str, TextColumn] = {}
         self._sorted = (array("q"), array("i"))
         self._recent: dict[str, int] = {}
+        self._texts: dict[int, str] = {}
         self.add(ids)
 
     def __len__(self) -> int:
@@ -109,7 +111,17 @@ class Catalog:
         >>> Catalog(["a", "b"]).ids([2, 1])
         ['b', 'a']
         """
-        return [self.id(int(row)) for row in rows]
+        known = self._texts
+        found = []
+        for row in rows:
+            text = known.get(row)
+            if text is None:
+                text = self.id(int(row))
+                if len(known) >= _MOST_TEXTS:
+                    known.clear()
+                known[row] = text
+            found.append(text)
+        return found
 
     def add(self, ids: Iterable[str]) -> NDArray[np.int32]:
         """Return the rows of `ids` as (n,) int32; the unknown ones get the next rows.

@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ouzel.retrieval.types import Candidates, Query
@@ -84,16 +84,6 @@ class Ranked:
     stage_ms: tuple[float, ...]
 
 
-@dataclass(slots=True)
-class Pass:
-    """A pass under way: its work so far, who is degraded by which stage, and time spent."""
-
-    work: Work
-    degraded: list[str | None]
-    deadline_ms: float
-    stage_ms: list[float] = field(default_factory=list)
-
-
 class Pipeline:
     """Stages in order under a deadline. A failing stage degrades an answer, never loses it.
 
@@ -120,15 +110,11 @@ class Pipeline:
         resting: bool = True,
         monotonic_ms: Callable[[], float] = lambda: time.monotonic() * 1000,
     ) -> None:
-        """Raises: ValueError if two share a name, there is none, or one hydrates too late."""
+        """Raises: ValueError if two stages share a name, or there is none."""
         self.stages = tuple(stages)
         self.names = tuple(stage.name for stage in stages)
         if not stages or len(set(self.names)) != len(stages):
             raise ValueError(f"stages {self.names}: give at least one, each its own name")
-        kinds = [stage.kind for stage in stages]
-        self._num_hydrating = kinds.count("hydrate")
-        if "hydrate" in kinds[self._num_hydrating :]:
-            raise ValueError(f"stages {self.names}: put those that hydrate before all others")
         self.failures = dict.fromkeys(self.names, 0)
         self.overruns = dict.fromkeys(self.names, 0)
         self._resting = resting
@@ -138,41 +124,23 @@ class Pipeline:
 
     def run(self, queries: Sequence[Query]) -> Ranked:
         """Return the final candidates of each query; no exception of a stage comes out."""
-        return self.finish(self.begin(queries))
-
-    def begin(self, queries: Sequence[Query]) -> Pass:
-        """Return the pass after its first stages, those that complete the queries.
-
-        They read what events change. The stages after them read nothing but the pass, so that
-        `finish` may be called in another process.
-        """
-        begun = Pass(
-            Work(tuple(queries), tuple(Candidates.empty() for _ in queries)),
-            [None] * len(queries),
-            min((query.deadline_ms for query in queries), default=float("inf")),
-        )
-        self._advance(begun, self.stages[: self._num_hydrating])
-        return begun
-
-    def finish(self, begun: Pass) -> Ranked:
-        """Return the outcome of a pass that `begin` gave."""
-        self._advance(begun, self.stages[self._num_hydrating :])
-        return Ranked(begun.work.found, tuple(begun.degraded), tuple(begun.stage_ms))
-
-    def _advance(self, passing: Pass, stages: Sequence[Stage]) -> None:
-        count = len(passing.work.queries)
+        work = Work(tuple(queries), tuple(Candidates.empty() for _ in queries))
+        degraded: list[str | None] = [None] * len(queries)
+        deadline = min((query.deadline_ms for query in queries), default=float("inf"))
+        stage_ms = []
         begun = self._monotonic_ms()
-        for stage in stages:
-            if self._bypassed(stage, begun, passing.deadline_ms):
-                _mark(passing.degraded, range(count), stage.name)
-                passing.work = stage.fallback(passing.work)
+        for stage in self.stages:
+            if self._bypassed(stage, begun, deadline):
+                _mark(degraded, range(len(queries)), stage.name)
+                work = stage.fallback(work)
             else:
-                passing.work, failed = self._guarded(stage, passing.work)
-                _mark(passing.degraded, failed, stage.name)
+                work, failed = self._guarded(stage, work)
+                _mark(degraded, failed, stage.name)
             ended = self._monotonic_ms()
-            passing.stage_ms.append(ended - begun)
-            self._watch(stage, (ended - begun) / max(1, count), ended)
+            stage_ms.append(ended - begun)
+            self._watch(stage, (ended - begun) / max(1, len(queries)), ended)
             begun = ended
+        return Ranked(work.found, tuple(degraded), tuple(stage_ms))
 
     def _bypassed(self, stage: Stage, now: float, deadline: float) -> bool:
         return stage.optional and (now > deadline or now < self._rest_until[stage.name])

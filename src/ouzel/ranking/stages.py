@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -84,13 +83,13 @@ class EncodeUser(Stage):
             if not len(query.history):
                 continue
             if query.user is not None and query.user in vectors:
-                queries[place] = replace(query, vector=vectors[query.user])
+                queries[place] = query.with_vector(vectors[query.user])
                 continue
             now = self._monotonic_ms()
             if encoded and now + (now - begun) / encoded > until:
                 late.append(place)
             else:
-                queries[place] = replace(query, vector=self._encoded(query))
+                queries[place] = query.with_vector(self._encoded(query))
                 encoded += 1
         return Work(tuple(queries), work.found, tuple(late))
 
@@ -103,8 +102,8 @@ class EncodeUser(Stage):
         if not users:
             return {}
         found_BD, known_B = self.states.query(users, work.queries[0].now_ms)
-        rows = zip(users, found_BD, known_B, strict=True)
-        return {user: _finite(vector) if known else None for user, vector, known in rows}
+        rows = zip(users, _finite(found_BD), known_B, strict=True)
+        return {user: vector if known else None for user, vector, known in rows}
 
     def _encoded(self, query: Query) -> NDArray[np.float32] | None:
         if query.user is None:
@@ -240,9 +239,8 @@ def _allowed(query: Query, found: Candidates) -> Candidates:
     if not len(found):
         return found
     keep_K = (found.rows_K > 0) & np.isfinite(found.scores_K)
-    forbidden_F = query.forbidden
-    if len(forbidden_F):
-        keep_K &= ~among(found.rows_K, forbidden_F)
+    if len(query.forbidden):
+        keep_K &= ~among(found.rows_K, query.forbidden)
     return found if keep_K.all() else found.take(keep_K)
 
 

@@ -51,6 +51,18 @@ class Query:
     forbidden: NDArray[np.int32] = field(default_factory=_no_rows)
     deadline_ms: float = math.inf
 
+    def with_vector(self, vector: NDArray[np.float32] | None) -> Query:
+        """Return the same request with this vector; much cheaper than `dataclasses.replace`."""
+        return Query(
+            k=self.k,
+            now_ms=self.now_ms,
+            user=self.user,
+            history=self.history,
+            vector=vector,
+            forbidden=self.forbidden,
+            deadline_ms=self.deadline_ms,
+        )
+
 
 def distinct_rows(*parts: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the rows of all parts, sorted, each once: what `Query.forbidden` wants.
@@ -96,7 +108,7 @@ class Candidates:
 
     def __post_init__(self) -> None:
         lengths = (len(self.rows_K), len(self.scores_K), len(self.sources_K))
-        if len(set(lengths)) != 1:
+        if not lengths[0] == lengths[1] == lengths[2]:
             raise ValueError(
                 f"columns rows, scores, sources have lengths {lengths}: give one length"
             )

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +19,10 @@ from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.inference.states import UserStates
-from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
+from ouzel.ranking.pipeline import Pipeline
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
-from ouzel.serving.child import ChildDiedError
-from ouzel.serving.children import Children, Finished
 from ouzel.serving.problem import ProblemError
-from ouzel.serving.rebuilds import Rebuilds
+from ouzel.serving.rebuilds import Encoder, Rebuilds
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
 from ouzel.serving.wire import RecommendRequest
@@ -39,12 +35,6 @@ MAX_PASS = 8
 DEADLINE_MS = 250.0
 """Time after which what is still optional in a pass is left out; it runs from the moment that the
 oldest request of the pass was read."""
-
-CROWD_MS = 100.0
-"""For how long a moment with two requests at once is remembered."""
-
-MAX_UNDER_WAY = 2
-"""Passes with the ranker: one that runs and one that is ready. Who comes later gathers."""
 
 REBUILD_MS = 150.0
 """How long a request may wait for its user's state to be made beside the loop."""
@@ -72,20 +62,11 @@ class _Waiting:
     future: asyncio.Future[Answer]
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A pass whose queries are complete; `troubles[i]` is what failed on the way to query i."""
-
-    passing: Pass
-    timings: Sequence[Timing]
-    troubles: list[str | None]
-
-
 class Answers:
     """Answers requests through the pipeline; lives in one event loop.
 
-    All that events change is read in the loop. The rest of a pass, the search above all, is done by
-    a child process, if there is one, while the loop reads and writes HTTP and begins the next pass.
+    The state of a user whom the pool does not hold is made by `encoder`, another process, if there
+    is one; everything else is done in the loop. That costs less than to hand it over.
     """
 
     def __init__(
@@ -96,19 +77,15 @@ class Answers:
         *,
         states: UserStates,
         num_rows: int,
-        children: Children | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self._rebuilds = None if children is None else Rebuilds(states, children.encoder)
+        self._rebuilds = None if encoder is None else Rebuilds(states, encoder)
         self._states = states
         self._visitors = visitors
         self._catalog = catalog
         self._num_rows = num_rows
         self._waiting: list[_Waiting] = []
-        self._counted_elsewhere: list[dict[str, int]] = [{}, {}]
-        self._open = 0
-        self._crowded_ms = -math.inf
-        self._ranker = None if children is None else children.ranker
         # What a stage costs is part A of an answer, but for what completes the query: part P.
         self._parts: list[tuple[Part, str]] = [
             ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
@@ -121,15 +98,6 @@ class Answers:
             ProblemError: 503 if too many requests wait already.
         """
         read_ms = _monotonic_ms()
-        if self._open:
-            self._crowded_ms = read_ms
-        self._open += 1
-        try:
-            return await self._answer(request, timing, read_ms)
-        finally:
-            self._open -= 1
-
-    async def _answer(self, request: RecommendRequest, timing: Timing, read_ms: float) -> Answer:
         absent = None if self._rebuilds is None else self._absent(request)
         if self._rebuilds is not None and absent is not None:
             await self._rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
@@ -156,88 +124,42 @@ class Answers:
         `read_ms` is when the oldest of them was read, on the scale of `time.monotonic() * 1000`;
         now by default.
         """
-        begun = self._begin(requests, timings, _monotonic_ms() if read_ms is None else read_ms)
-        return self._answers(begun, self.pipeline.finish(begun.passing))
-
-    def failures(self) -> dict[str, int]:
-        """Return by stage the passes in which it raised, here and in the child."""
-        return _sum(self.pipeline.failures, self._counted_elsewhere[0])
-
-    def overruns(self) -> dict[str, int]:
-        """Return by stage the passes in which it went over its budget, here and in the child."""
-        return _sum(self.pipeline.overruns, self._counted_elsewhere[1])
-
-    def _begin(
-        self, requests: Sequence[RecommendRequest], timings: Sequence[Timing], read_ms: float
-    ) -> _Begun:
-        """Return a pass as far as it reads what events change."""
         now_ms = clock.now_ms()
+        deadline_ms = (_monotonic_ms() if read_ms is None else read_ms) + DEADLINE_MS
         for timing in timings:
             timing.mark("T", "wait")
-        asked = [self._query(request, now_ms, read_ms + DEADLINE_MS) for request in requests]
+        asked = [self._query(request, now_ms, deadline_ms) for request in requests]
         for timing in timings:
             timing.mark("P", "lookup")
-        passing = self.pipeline.begin([query for query, _ in asked])
-        return _Begun(passing, timings, [trouble for _, trouble in asked])
-
-    def _answers(self, begun: _Begun, ranked: Ranked) -> list[Answer]:
-        for timing in begun.timings:
+        ranked = self.pipeline.run([query for query, _ in asked])
+        for timing in timings:
             timing.split(self._parts, ranked.stage_ms)
         return [
             Answer(found, trouble or degraded)
-            for trouble, found, degraded in zip(
-                begun.troubles, ranked.found, ranked.degraded, strict=True
+            for (_, trouble), found, degraded in zip(
+                asked, ranked.found, ranked.degraded, strict=True
             )
         ]
 
     def _pass(self) -> None:
-        """Begin a pass of those who wait; called again by the end of a pass."""
-        ranker = self._ranker if self._ranker is not None and self._ranker.alive else None
-        if not self._waiting or (ranker is not None and ranker.under_way >= MAX_UNDER_WAY):
-            return
+        """Answer those who have waited longest."""
         batch, self._waiting = self._waiting[:MAX_PASS], self._waiting[MAX_PASS:]
         try:
-            begun = self._begin(
+            answers = self.rank(
                 [waiting.request for waiting in batch],
                 [waiting.timing for waiting in batch],
-                min(waiting.read_ms for waiting in batch),
+                read_ms=min(waiting.read_ms for waiting in batch),
             )
-            # To hand over would take longer than it saves, if nobody else is likely to come by.
-            alone = _monotonic_ms() - self._crowded_ms > CROWD_MS
-            handed = None if ranker is None or alone else ranker.call(begun.passing)
-            if handed is None:
-                self._settle(batch, self._answers(begun, self.pipeline.finish(begun.passing)))
-            else:
-                handed.add_done_callback(partial(self._finished, batch, begun))
+            for waiting, answer in zip(batch, answers, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(answer)
         except Exception as error:
-            self._fail(batch, error)
+            for waiting in batch:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
         if self._waiting:
             # Only now, so that the answers just made leave before the next pass takes the loop.
             asyncio.get_running_loop().call_soon(self._pass)
-
-    def _finished(
-        self, batch: list[_Waiting], begun: _Begun, finishing: asyncio.Future[Finished]
-    ) -> None:
-        try:
-            try:
-                ranked, *self._counted_elsewhere = finishing.result()
-            except ChildDiedError:
-                ranked = self.pipeline.finish(begun.passing)
-            self._settle(batch, self._answers(begun, ranked))
-        except Exception as error:
-            self._fail(batch, error)
-        # After the answers just made, which have waited longer.
-        asyncio.get_running_loop().call_soon(self._pass)
-
-    def _settle(self, batch: list[_Waiting], answers: list[Answer]) -> None:
-        for waiting, answer in zip(batch, answers, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(answer)
-
-    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
-        for waiting in batch:
-            if not waiting.future.done():
-                waiting.future.set_exception(error)
 
     def _query(
         self, request: RecommendRequest, now_ms: int, deadline_ms: float
@@ -290,10 +212,6 @@ class Answers:
             return _NO_ROWS
         rows = self._catalog.rows(item_ids)
         return rows[(rows > 0) & (rows < self._num_rows)]
-
-
-def _sum(here: dict[str, int], elsewhere: dict[str, int]) -> dict[str, int]:
-    return {name: count + elsewhere.get(name, 0) for name, count in here.items()}
 
 
 def _monotonic_ms() -> float:

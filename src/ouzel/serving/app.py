@@ -6,13 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from ouzel.serving import read_routes
 from ouzel.serving.engine import Engine
@@ -21,7 +19,7 @@ from ouzel.serving.frame import Frame
 from ouzel.serving.home import default_state_bytes, open_home
 from ouzel.serving.openapi import OpenApiRoute
 from ouzel.serving.pages import Pages
-from ouzel.serving.problem import CONTENT_TYPE, ProblemError
+from ouzel.serving.problem import ProblemError
 from ouzel.serving.read_routes import Answering, ReadRoute
 from ouzel.serving.recommend_route import PopularRoute, RecommendRoute
 from ouzel.serving.security import Access
@@ -36,7 +34,7 @@ class Settings:
     state_bytes: int = field(default_factory=default_state_bytes)
 
 
-def create_app(home: Path, *, settings: Settings) -> Starlette:
+def create_app(home: Path, *, settings: Settings) -> ASGIApp:
     """Return the application that serves a home.
 
     Raises:
@@ -52,33 +50,59 @@ def create_app(home: Path, *, settings: Settings) -> Starlette:
     return build_app(open_home(home, state_bytes=settings.state_bytes), access)
 
 
-def build_app(engine: Engine, access: Access) -> Starlette:
+def build_app(engine: Engine, access: Access) -> ASGIApp:
     """Return the application around an engine; it starts and closes the engine.
 
     >>> from types import SimpleNamespace
     >>> engine = SimpleNamespace(metrics=None)
-    >>> app = build_app(engine, Access("127.0.0.1", None))
-    >>> [route.path for route in app.routes][:3]
-    ['/v1/recommend', '/v1/events', '/v1/popular']
+    >>> callable(build_app(engine, Access("127.0.0.1", None)))
+    True
     """
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         await engine.start()
         try:
             yield
         finally:
             await engine.close()
 
-    return Starlette(
-        routes=_routes(engine),
-        middleware=[Middleware(Frame, access=access, metrics=engine.metrics)],
-        exception_handlers={HTTPException: _http_problem},
-        lifespan=lifespan,
-    )
+    return Frame(_Routing(engine, lifespan), access=access, metrics=engine.metrics)
 
 
-def _routes(engine: Engine) -> list[Route]:
+class _Routing:
+    """Sends the two requests that come by the thousand straight to their routes.
+
+    The way through the router, which handles all others, takes as long as to write the answer.
+    """
+
+    def __init__(self, engine: Engine, lifespan: Lifespan[Any]) -> None:
+        self._router = Router(routes(engine), lifespan=lifespan)
+        self._direct: dict[tuple[str, str], ASGIApp] = {
+            ("POST", "/v1/recommend"): RecommendRoute(engine),
+            ("POST", "/v1/events"): EventsRoute(engine),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        http = scope["type"] == "http"
+        direct = self._direct.get((scope["method"], scope["path"])) if http else None
+        if direct is not None:
+            await direct(scope, receive, send)
+            return
+        scope["app"] = self  # so that the router raises what it refuses
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            raise _problem(scope, error) from None
+
+
+def routes(engine: Engine) -> list[Route]:
+    """Return every route of the server.
+
+    >>> [route.path for route in routes(engine=None)][:3]
+    ['/v1/recommend', '/v1/events', '/v1/popular']
+    """
+
     def read(path: str, answering: Answering) -> Route:
         return Route(path, ReadRoute(engine, answering.__name__, answering), methods=["GET"])
 
@@ -98,17 +122,11 @@ def _routes(engine: Engine) -> list[Route]:
     ]
 
 
-async def _http_problem(request: Request, error: Exception) -> Response:
-    """Return what the router itself refuses (404, 405) as a problem document."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+def _problem(scope: Scope, error: HTTPException) -> ProblemError:
+    """Return what the router itself refuses (404, 405) as a problem."""
     detail = {
-        404: f"there is no {request.url.path[:200]}: see /openapi.json",
-        405: f"{request.method} is not allowed here: see /openapi.json",
-    }.get(status, str(error))
-    return Response(
-        ProblemError(status, detail).encode(),
-        status_code=status,
-        headers=headers,
-        media_type=CONTENT_TYPE.decode(),
-    )
+        404: f"there is no {scope['path'][:200]}: see /openapi.json",
+        405: f"{scope['method']} is not allowed here: see /openapi.json",
+    }.get(error.status_code, error.detail)
+    headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    return ProblemError(error.status_code, detail, headers=headers)

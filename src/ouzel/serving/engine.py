@@ -18,8 +18,8 @@ from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
-from ouzel.serving.children import Children
 from ouzel.serving.metrics import Family, Metrics
+from ouzel.serving.rebuilds import Encoder
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
@@ -46,7 +46,7 @@ class Parts:
     num_rows: int
     visitors: Visitors
     writer: LogWriter
-    children: Children | None = None
+    encoder: Encoder | None = None
 
 
 class Engine:
@@ -68,9 +68,9 @@ class Engine:
             self.catalog,
             states=parts.states,
             num_rows=parts.num_rows,
-            children=parts.children,
+            encoder=parts.encoder,
         )
-        self._children = parts.children
+        self._encoder = parts.encoder
         self._states = parts.states
         self._visitors = parts.visitors
         self._index_recall = min(
@@ -88,13 +88,13 @@ class Engine:
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
         self.writer.start(self._apply)
-        if self._children is not None:
-            self._children.start()
+        if self._encoder is not None:
+            self._encoder.start()
         asked = [
             RecommendRequest(user_id=user_id or None)
             for user_id in (self.users or [""])[:WARM_UP_REQUESTS]
         ]
-        # All together first: that way the children make the states and find the lists.
+        # All together first: that way the encoding process makes the states.
         await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         for request in asked:
             self.answers.rank([request], [Timing()])
@@ -109,8 +109,8 @@ class Engine:
         self.ready = False
         if self._audits is not None:
             self._audits.cancel()
-        if self._children is not None:
-            self._children.close()
+        if self._encoder is not None:
+            self._encoder.close()
         await self.writer.close()
         self.log.close()
 
@@ -191,19 +191,19 @@ class Engine:
                 "counter",
                 "ouzel_stage_failures",
                 "Passes in which a stage raised.",
-                self.answers.failures,
+                lambda: self.answers.pipeline.failures,
             ),
             Family(
                 "counter",
                 "ouzel_stage_overruns",
                 "Passes in which a stage went over its budget.",
-                self.answers.overruns,
+                lambda: self.answers.pipeline.overruns,
             ),
             Family(
                 "gauge",
                 "ouzel_now",
                 "State pool, largest audited error, waiting events, bytes of histories, recall@10 "
-                "of the item index against exact search, readiness, and which children live.",
+                "of the item index against exact search, readiness, and if the encoder lives.",
                 self._now,
             ),
         ]
@@ -217,8 +217,7 @@ class Engine:
             "waiting_events": writer.waiting,
             "history_bytes": self._visitors.bytes,
             "index_recall": self._index_recall,
-            "ranker": self._children is not None and self._children.ranker.alive,
-            "encoder": self._children is not None and self._children.encoder.alive,
+            "encoder": self._encoder is not None and self._encoder.alive,
             "reads": self.ready,
             "writes": writer.failure is None,
         }

@@ -12,8 +12,8 @@ from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
-from ouzel.serving.children import fork_children
 from ouzel.serving.engine import Engine, Parts
+from ouzel.serving.rebuilds import fork_encoder
 from ouzel.serving.visitors import Visitors
 from ouzel.serving.wire import ModelName
 from ouzel.serving.writer import LogWriter
@@ -67,7 +67,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         log=log,
         states=states,
         pipeline=pipeline,
-        children=fork_children(pipeline, graphs),
+        encoder=fork_encoder(graphs),
         popular=dict(popular_sources(bundle)),
         model=ModelName(bundle.manifest.model, bundle.version),
         num_rows=num_rows,

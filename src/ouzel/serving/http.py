@@ -38,10 +38,11 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     >>> header({"headers": [(b"host", b"localhost")]}, b"host")
     b'localhost'
     """
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    by_name: dict[bytes, bytes] | None = scope.get("ouzel.headers")
+    if by_name is None:
+        # Several are asked for on the way of a request. Backwards, so that the first one counts.
+        by_name = scope["ouzel.headers"] = dict(reversed(scope["headers"]))
+    return by_name.get(name)
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYTES) -> bytes:

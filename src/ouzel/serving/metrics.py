@@ -1,16 +1,17 @@
 """What `/metrics` tells, in the text format of Prometheus; labels are of bounded variety.
 
-Counting must cost next to nothing on the way of an answer, so histograms are plain lists here and
-are given their Prometheus form only when somebody asks.
+Counting must cost next to nothing on the way of an answer: what was timed is only noted there, and
+counted a few thousand answers at a time, or when somebody asks.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -24,6 +25,9 @@ from ouzel.serving.timing import Timing
 
 BOUNDS_MS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 25, 50, 100, 250, 1000)
 """Upper bounds of the latency buckets in milliseconds."""
+
+MOST_NOTED = 4096
+"""Answers that are noted before they are counted."""
 
 Reading = Callable[[], Mapping[str, float]]
 """Gives the present values of a family, by the value of its label."""
@@ -42,8 +46,7 @@ class Histogram:
     """Counts of durations by bucket.
 
     >>> histogram = Histogram()
-    >>> histogram.observe(0.25)
-    >>> histogram.observe(5000)
+    >>> histogram.observe([0.25, 5000])
     >>> histogram.buckets()[3], histogram.buckets()[-1]
     (('0.0003', 1), ('+Inf', 2))
     """
@@ -51,20 +54,22 @@ class Histogram:
     __slots__ = ("counts", "sum_ms")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_MS) + 1)
+        self.counts = np.zeros(len(BOUNDS_MS) + 1, np.int64)
         self.sum_ms = 0.0
 
-    def observe(self, spent_ms: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(BOUNDS_MS, spent_ms)] += 1
-        self.sum_ms += spent_ms
+    def observe(self, spent_ms: ArrayLike) -> None:
+        """Count durations."""
+        durations = np.asarray(spent_ms, np.float64)
+        buckets = np.searchsorted(BOUNDS_MS, durations)
+        self.counts += np.bincount(buckets, minlength=len(self.counts))
+        self.sum_ms += float(durations.sum())
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return (upper bound in seconds, how many are not above it) for each bucket."""
         names = [f"{bound / 1000:g}" for bound in BOUNDS_MS] + ["+Inf"]
         total = 0
         result: list[tuple[str, float]] = []
-        for name, count in zip(names, self.counts, strict=True):
+        for name, count in zip(names, self.counts.tolist(), strict=True):
             total += count
             result.append((name, total))
         return result
@@ -80,17 +85,30 @@ class Metrics(Collector):
         self.events: defaultdict[str, int] = defaultdict(int)
         self.degraded: defaultdict[str, int] = defaultdict(int)
         self.families: list[Family] = []
+        self._noted: list[tuple[Timing, int]] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
     def request(self, timing: Timing, status: int) -> None:
         """Count an answered request by the route, parts and stages of its stop-watch."""
-        route = timing.route
-        self.requests[route, status] += 1
-        for part, spent_ms in timing.parts().items():
-            self.parts[route, part].observe(spent_ms)
-        for _, name, spent_ms in timing.stages:
-            self.stages[route, name].observe(spent_ms)
+        self._noted.append((timing, status))
+        if len(self._noted) >= MOST_NOTED:
+            self._count()
+
+    def _count(self) -> None:
+        noted, self._noted = self._noted, []
+        for (route, status), count in Counter((one.route, status) for one, status in noted).items():
+            self.requests[route, status] += count
+        parts: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        stages: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        for timing, _ in noted:
+            for part, spent in timing.parts().items():
+                parts[timing.route, part].append(spent)
+            for (_, name), spent in zip(timing.names, timing.spent_ms, strict=True):
+                stages[timing.route, name].append(spent)
+        for histograms, durations in ((self.parts, parts), (self.stages, stages)):
+            for key, spent_ms in durations.items():
+                histograms[key].observe(spent_ms)
 
     def text(self) -> bytes:
         """Return everything in the text format 0.0.4."""
@@ -98,6 +116,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family; prometheus_client calls this."""
+        self._count()
         requests = CounterMetricFamily(
             "ouzel_requests", "Answers by route and status.", labels=["route", "status"]
         )

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from ouzel.events.interactions import History
+from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool
+from ouzel.inference.rebuild import encoded_state
 from ouzel.inference.states import UserStates
-from ouzel.serving.child import Child, ChildDiedError
+from ouzel.serving.child import Child, ChildDiedError, can_fork, core_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +24,22 @@ MAX_WAITING = 64
 """Most users waiting; more would wait for longer than a deadline."""
 
 Encoder = Child[History, StatePool]
+
+
+def fork_encoder(graphs: Graphs) -> Encoder | None:
+    """Return the process that encodes histories, None where one would not help.
+
+    Call it before this process has a second thread.
+
+    >>> from unittest.mock import patch
+    >>> with patch("ouzel.serving.rebuilds.can_fork", return_value=False):
+    ...     fork_encoder(None) is None
+    True
+    """
+    if not can_fork():
+        return None
+    others = set(core_numbers()[1:])
+    return Child(partial(encoded_state, graphs), name="encoding", cores=others)
 
 
 class Rebuilds:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from ouzel.events.alone import alone
 from ouzel.serving.app import Settings, create_app
@@ -82,13 +82,14 @@ def serve(
         run(app, listener, tell)
 
 
-def run(app: Starlette, listener: socket.socket, listening: Callable[[int], None]) -> None:
+def run(app: ASGIApp, listener: socket.socket, listening: Callable[[int], None]) -> None:
     """Serve an application on a bound socket until SIGTERM or SIGINT.
 
     `listening` is called with the port once requests are welcome.
 
+    >>> from starlette.routing import Router
     >>> with bound("127.0.0.1", 0) as listener:  # told to stop as soon as it listens
-    ...     run(Starlette(), listener, lambda port: signal.raise_signal(signal.SIGTERM))
+    ...     run(Router(), listener, lambda port: signal.raise_signal(signal.SIGTERM))
     """
     config = uvicorn.Config(
         app,
@@ -97,6 +98,7 @@ def run(app: Starlette, listener: socket.socket, listening: Callable[[int], None
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     port = listener.getsockname()[1]

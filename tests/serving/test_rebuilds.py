@@ -1,4 +1,4 @@
-"""Answers with children: the same as without, also when events and deaths come in between."""
+"""States made by another process: the same as without, also when events or death come between."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from ouzel.events.interactions import History
 from ouzel.events.types import Interaction
 from ouzel.inference.rebuild import encoded_state
 from ouzel.serving.child import Child
-from ouzel.serving.children import finish
 from ouzel.serving.home import open_home
 from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Timing
@@ -38,7 +36,7 @@ def still_clock(monkeypatch):
 def engine(tmp_path):
     write_home(tmp_path / "home")
     engine = open_home(tmp_path / "home", state_bytes=STATE_BYTES)
-    assert engine._children is not None
+    assert engine._encoder is not None
     yield engine
 
 
@@ -67,29 +65,24 @@ def same(one, other):
         np.testing.assert_allclose(scores, scores_too, atol=BOUND)
 
 
-def test_a_crowd_is_answered_by_the_child_as_one_by_one_in_the_loop(engine):
+def test_a_crowd_is_answered_as_one_by_one(engine):
     async def work():
-        handed = []
-        call = engine._children.ranker.call
-        engine._children.ranker.call = lambda begun: handed.append(1) or call(begun)
         together = await crowd(engine)
         asked = [RecommendRequest(user_id=user, n=5) for user in USERS]
         alone = [engine.answers.rank([one], [Timing()])[0] for one in asked]
-        assert handed
         return together, [(a.found.rows_K.tolist(), a.found.scores_K, a.degraded) for a in alone]
 
     same(*in_service(engine, work))
 
 
-def test_without_its_children_the_server_answers_the_same(engine, caplog):
+def test_without_the_encoding_process_the_server_answers_the_same(engine, caplog):
     async def work():
         before = await crowd(engine)
-        for child in (engine._children.ranker, engine._children.encoder):
-            os.kill(child._pid, signal.SIGKILL)
+        os.kill(engine._encoder._pid, signal.SIGKILL)
         for user in engine._states.pool.users():
             engine._states.forget(user)
         during = await crowd(engine)
-        while engine._children.ranker.alive or engine._children.encoder.alive:
+        while engine._encoder.alive:
             await asyncio.sleep(0.01)
         return before, during, await crowd(engine)
 
@@ -182,10 +175,3 @@ def test_many_long_histories_at_once_do_not_stop_the_loop():
     asyncio.run(asyncio.wait_for(work(), 60))
     encoder.close()
     assert all(states.contains(user) for user in histories)
-
-
-def test_what_the_child_counts_is_shown():
-    counting = SimpleNamespace(
-        failures={"search": 2}, overruns={"search": 1}, finish=lambda begun: begun
-    )
-    assert finish(counting, "pass") == ("pass", {"search": 2}, {"search": 1})
