@@ -156,3 +156,46 @@ def test_stages_need_names_of_their_own(stages):
 
 def test_no_queries_are_no_problem():
     assert Pipeline([Find()]).run([]).found == ()
+
+
+class Beside(Find):
+    """Finds beside the caller; `done` tells that it is time to finish."""
+
+    def begin(self, work, done):
+        if "begin" in self.broken:
+            raise RuntimeError("planted")
+        self.done = done
+        return lambda: self.run(work)
+
+
+def test_a_stage_beside_the_caller_is_finished_when_it_says_so():
+    clock, resumed = Clock(), []
+    stage, last = Beside(clock=clock, takes_ms=1), Last("last", clock=clock)
+    pipeline = Pipeline([Find("first"), stage, last], monotonic_ms=clock)
+    passing = pipeline.begin(queries(3, 1))
+    assert pipeline.advance(passing, resumed.append) is None
+    assert (stage.runs, last.runs) == (0, 0)
+    clock.now += 4
+    stage.done()
+    assert resumed == [passing]
+    ranked = pipeline.advance(passing, resumed.append)
+    assert rows(ranked) == [[3], [1]] and ranked.degraded == (None, None)
+    assert ranked.stage_ms == (0, 5, 0)
+
+
+@pytest.mark.parametrize("broken", [(2,), (2, "begin")], ids=["finish", "begin and run"])
+def test_a_stage_that_fails_beside_the_caller_is_tried_again_query_by_query(broken):
+    stage = Beside(broken=broken)
+    pipeline = Pipeline([stage, Last("last")])
+    passing = pipeline.begin(queries(1, 2, 3))
+    ranked = pipeline.advance(passing, lambda passing: None)
+    if ranked is None:
+        ranked = pipeline.advance(passing, lambda passing: None)
+    assert ranked.degraded == (None, "find", None)
+    assert pipeline.failures["find"] == len(broken)
+
+
+def test_alone_every_stage_is_done_here():
+    stage = Beside()
+    assert rows(Pipeline([stage]).run(queries(7))) == [[7]]
+    assert not hasattr(stage, "done")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from ouzel.cli.machine import cpu_flags
 from ouzel.retrieval import scan
-from ouzel.retrieval.scan import ScanIndex, query_codes
+from ouzel.retrieval.scan import ScanIndex, ScanWorker, query_codes
 
 no_kernel = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
 
@@ -98,3 +99,32 @@ def test_a_kernel_that_cannot_be_loaded_is_no_kernel(monkeypatch, tmp_path) -> N
     spec = type("Spec", (), {"origin": str(broken)})()
     monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name: spec)
     assert scan._kernel.__wrapped__() is None
+
+
+@no_kernel
+def test_beside_the_caller_the_same_is_found_in_the_order_of_asking() -> None:
+    rng = np.random.default_rng(3)
+    index = ScanIndex(rng.normal(size=(3000, 20)).astype(np.float32))
+    asked = [rng.normal(size=(rng.integers(1, 12), 20)).astype(np.float32) for _ in range(30)]
+    worker, told = ScanWorker(), []
+    begun = [index.begin(queries, 7) for queries in asked]
+    for number, one in enumerate(begun):
+        worker.submit(one, lambda number=number: told.append(number))
+    while len(told) < len(asked):
+        select.select([worker], [], [], 10)
+        worker.collect()
+    assert told == list(range(30)) and worker.collect() == 0
+    for one, queries in zip(begun, asked, strict=True):
+        rows, scores = index.search(queries, 7)
+        np.testing.assert_array_equal(one.rows_BK, rows)
+        np.testing.assert_array_equal(one.scores_BK, scores)
+    worker.close()
+
+
+@no_kernel
+def test_a_worker_that_is_closed_ends_what_it_was_given_and_tells_nobody() -> None:
+    worker, told = ScanWorker(), []
+    begun = ScanIndex(np.ones((50, 4), np.float32)).begin(np.ones((1, 4), np.float32), 1)
+    worker.submit(begun, lambda: told.append(1))
+    worker.close()
+    assert begun.rows_BK[0, 0] == 1 and not told

@@ -26,13 +26,13 @@ def engine(tmp_path):
 def passes(engine, monkeypatch):
     """Return the sizes of the passes that the pipeline ran."""
     sizes = []
-    run = engine.answers.pipeline.run
+    run = engine.answers.pipeline.begin
 
     def counted(queries):
         sizes.append(len(queries))
         return run(queries)
 
-    monkeypatch.setattr(engine.answers.pipeline, "run", counted)
+    monkeypatch.setattr(engine.answers.pipeline, "begin", counted)
     return sizes
 
 
@@ -72,7 +72,7 @@ def test_a_pass_that_fails_fails_loudly_and_the_next_works(engine, monkeypatch):
         raise RuntimeError("planted")
 
     with monkeypatch.context() as planted:
-        planted.setattr(engine.answers.pipeline, "run", broken)
+        planted.setattr(engine.answers.pipeline, "begin", broken)
         with pytest.raises(RuntimeError, match="planted"):
             ask(engine, ["ada", "bo"])
     assert ask(engine, ["ada"])[0].degraded is None
@@ -95,13 +95,13 @@ def test_the_deadline_runs_from_when_the_oldest_request_was_read(engine, monkeyp
     moments = itertools.count(1_000_000, 100)
     monkeypatch.setattr(answers_module, "_monotonic_ms", moments.__next__)
     deadlines = []
-    run = engine.answers.pipeline.run
+    run = engine.answers.pipeline.begin
 
     def watched(queries):
         deadlines.append({query.deadline_ms - DEADLINE_MS for query in queries})
         return run(queries)
 
-    monkeypatch.setattr(engine.answers.pipeline, "run", watched)
+    monkeypatch.setattr(engine.answers.pipeline, "begin", watched)
 
     ask(engine, ["ada", "bo"])
     assert deadlines == [{1_000_000}]

@@ -10,7 +10,8 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from ouzel.retrieval.types import Candidates, Query
@@ -47,6 +48,10 @@ class Work:
         return Work(self.queries, tuple(found))
 
 
+Finish = Callable[[], Work]
+"""Returns the work after a stage that was begun."""
+
+
 class Stage(ABC):
     """One step of the request path: work -> work, of the same B queries in the same order.
 
@@ -65,6 +70,13 @@ class Stage(ABC):
     def run(self, work: Work) -> Work:
         """Return the work with this step done."""
 
+    def begin(self, work: Work, done: Callable[[], None]) -> Finish | None:
+        """Begin to run beside the caller, if that is possible, and return what will finish it.
+
+        `done` is called later, in the thread of the caller, when that takes no more waiting.
+        """
+        return None
+
     def fallback(self, work: Work) -> Work:
         """Return what goes on when `run` raised or is bypassed: the work as it came."""
         return work
@@ -82,6 +94,22 @@ class Ranked:
     found: tuple[Candidates, ...]
     degraded: tuple[str | None, ...]
     stage_ms: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class Pass:
+    """A pass under way: how far it is, who is degraded by which stage, and time spent.
+
+    The next stage is that after the last time; `begun_ms` is when the last one ended. `finish` is
+    there while a stage goes on beside the caller.
+    """
+
+    work: Work
+    degraded: list[str | None]
+    deadline_ms: float
+    begun_ms: float
+    stage_ms: list[float] = field(default_factory=list)
+    finish: Finish | None = None
 
 
 class Pipeline:
@@ -124,29 +152,61 @@ class Pipeline:
 
     def run(self, queries: Sequence[Query]) -> Ranked:
         """Return the final candidates of each query; no exception of a stage comes out."""
-        work = Work(tuple(queries), tuple(Candidates.empty() for _ in queries))
-        degraded: list[str | None] = [None] * len(queries)
-        deadline = min((query.deadline_ms for query in queries), default=float("inf"))
-        stage_ms = []
-        begun = self._monotonic_ms()
-        for stage in self.stages:
-            if self._bypassed(stage, begun, deadline):
-                _mark(degraded, range(len(queries)), stage.name)
-                work = stage.fallback(work)
+        ranked = self.advance(self.begin(queries))
+        assert ranked is not None, "nothing went on beside the caller"
+        return ranked
+
+    def begin(self, queries: Sequence[Query]) -> Pass:
+        """Return a pass that stands before the first stage, for `advance`."""
+        return Pass(
+            Work(tuple(queries), tuple(Candidates.empty() for _ in queries)),
+            [None] * len(queries),
+            min((query.deadline_ms for query in queries), default=float("inf")),
+            self._monotonic_ms(),
+        )
+
+    def advance(self, passing: Pass, beside: Callable[[Pass], None] | None = None) -> Ranked | None:
+        """Return the outcome of a pass, or None if a stage of it now goes on beside the caller.
+
+        `beside` is then called with the pass when it is time to advance it again. Without `beside`
+        every stage is done here.
+        """
+        while len(passing.stage_ms) < len(self.stages):
+            stage = self.stages[len(passing.stage_ms)]
+            if self._bypassed(stage, passing):
+                _mark(passing.degraded, range(len(passing.work.queries)), stage.name)
+                passing.work = stage.fallback(passing.work)
+            elif beside is not None and self._begun(stage, passing, beside):
+                return None
             else:
-                work, failed = self._guarded(stage, work)
-                _mark(degraded, failed, stage.name)
-            ended = self._monotonic_ms()
-            stage_ms.append(ended - begun)
-            self._watch(stage, (ended - begun) / max(1, len(queries)), ended)
-            begun = ended
-        return Ranked(work.found, tuple(degraded), tuple(stage_ms))
+                passing.work, failed = self._guarded(stage, passing)
+                _mark(passing.degraded, failed, stage.name)
+            self._watch(stage, passing)
+        return Ranked(passing.work.found, tuple(passing.degraded), tuple(passing.stage_ms))
 
-    def _bypassed(self, stage: Stage, now: float, deadline: float) -> bool:
-        return stage.optional and (now > deadline or now < self._rest_until[stage.name])
+    def _bypassed(self, stage: Stage, passing: Pass) -> bool:
+        if not stage.optional or passing.finish is not None:
+            return False
+        now = passing.begun_ms
+        return now > passing.deadline_ms or now < self._rest_until[stage.name]
 
-    def _watch(self, stage: Stage, query_ms: float, now: float) -> None:
-        if query_ms <= stage.budget_ms:
+    def _begun(self, stage: Stage, passing: Pass, beside: Callable[[Pass], None]) -> bool:
+        """Return whether the stage of a pass now goes on beside the caller."""
+        if passing.finish is not None:
+            return False
+        try:
+            passing.finish = stage.begin(passing.work, partial(beside, passing))
+        except Exception as error:
+            self._note(stage, error)
+        return passing.finish is not None
+
+    def _watch(self, stage: Stage, passing: Pass) -> None:
+        """Note the time of a stage that is done, and whether it was within its budget."""
+        now = self._monotonic_ms()
+        spent_ms = now - passing.begun_ms
+        passing.stage_ms.append(spent_ms)
+        passing.begun_ms = now
+        if spent_ms / max(1, len(passing.work.queries)) <= stage.budget_ms:
             self._streak[stage.name] = 0
             return
         self.overruns[stage.name] += 1
@@ -155,10 +215,12 @@ class Pipeline:
             self._streak[stage.name] = 0
             self._rest_until[stage.name] = now + REST_MS
 
-    def _guarded(self, stage: Stage, work: Work) -> tuple[Work, Sequence[int]]:
+    def _guarded(self, stage: Stage, passing: Pass) -> tuple[Work, Sequence[int]]:
         """Return the work after the stage, and the positions that had to take the fallback."""
+        work, finish = passing.work, passing.finish
+        passing.finish = None
         try:
-            done = stage.run(work)
+            done = stage.run(work) if finish is None else finish()
             return (replace(done, late=()) if done.late else done), done.late
         except Exception as error:
             self._note(stage, error)

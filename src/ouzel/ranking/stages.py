@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
-from ouzel.ranking.pipeline import BUDGET_MS, Kind, Stage, Work
+from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
 from ouzel.retrieval.index import Search
+from ouzel.retrieval.scan import ScanIndex, ScanWorker
 from ouzel.retrieval.types import Candidates, Query, Source, among
 
 SEQUENCE = "sequence"
@@ -116,7 +117,8 @@ class EncodeUser(Stage):
 class SearchIndex(Stage):
     """Finds the best items for every query that has a vector, in one search of the index.
 
-    The budget grows with the index: a search may read every row of it.
+    The budget grows with the index: a search may read every row of it. With a `worker` a search of
+    an index of codes can be done beside the caller.
     """
 
     name = "search"
@@ -125,27 +127,45 @@ class SearchIndex(Stage):
 
     def __init__(self, index: Search) -> None:
         self.index = index
+        self.worker: ScanWorker | None = None
         self.budget_ms = BUDGET_MS * (1 + len(index) / 1e6)
 
     def run(self, work: Work) -> Work:
         """Return the work with up to k candidates for each query that has a vector."""
-        asking = [
-            (place, query, query.vector)
-            for place, query in enumerate(work.queries)
-            if query.vector is not None
-        ]
+        asking = [query for query in work.queries if query.vector is not None]
         if not asking:
             return work
-        queries_BD = np.stack([vector for _, _, vector in asking])
-        k = max(query.k for _, query, _ in asking)
-        exclude = [query.forbidden for _, query, _ in asking]
-        rows_BK, scores_BK = self.index.search(queries_BD, k, exclude=exclude)
-        found = list(work.found)
-        for (place, query, _), rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
-            name = SESSION if query.user is None else SEQUENCE
-            best = Candidates.of(name, rows_K[: query.k], scores_K[: query.k])
-            found[place] = join(found[place], best)
-        return work.with_found(found)
+        queries_BD, k, exclude = _asked(asking)
+        return _with_found(work, *self.index.search(queries_BD, k, exclude=exclude))
+
+    def begin(self, work: Work, done: Callable[[], None]) -> Finish | None:
+        """Begin the search with the worker, if there is one."""
+        asking = [query for query in work.queries if query.vector is not None]
+        if self.worker is None or not asking or not isinstance(self.index, ScanIndex):
+            return None
+        queries_BD, k, exclude = _asked(asking)
+        begun = self.index.begin(queries_BD, k, exclude=exclude)
+        self.worker.submit(begun, done)
+        return lambda: _with_found(work, begun.rows_BK, begun.scores_BK)
+
+
+def _asked(
+    queries: Sequence[Query],
+) -> tuple[NDArray[np.float32], int, list[NDArray[np.int32]]]:
+    vectors = [query.vector for query in queries if query.vector is not None]
+    return np.stack(vectors), max(q.k for q in queries), [q.forbidden for q in queries]
+
+
+def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.float32]) -> Work:
+    """Return the work with the rows found for those of its queries that have a vector."""
+    found = list(work.found)
+    asking = [place for place, query in enumerate(work.queries) if query.vector is not None]
+    for place, rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
+        query = work.queries[place]
+        name = SESSION if query.user is None else SEQUENCE
+        best = Candidates.of(name, rows_K[: query.k], scores_K[: query.k])
+        found[place] = join(found[place], best)
+    return work.with_found(found)
 
 
 class FillFrom(Stage):

@@ -11,10 +11,17 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 
 #include <immintrin.h>
+#include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <limits>
+#include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -133,6 +140,115 @@ float inner(const float *a, const float *b, int64_t dim) {
     return sums[0];
 }
 
+// What a search is given: codes (blocks, G, 16, 4) uint8, the number of blocks a multiple of 4;
+// vectors (N, D) float32; queries (B, D) float32 and their codes (B, G, 4) int8. The rows banned for
+// query b are those from banned_from[b] to banned_from[b + 1], sorted. It writes rows and scores
+// (B, K), best first, ties by lower row; where fewer are found the rest stays as it is.
+struct Search {
+    const uint8_t *codes;
+    int64_t num_blocks;
+    const float *vectors;
+    int64_t num_rows;
+    int64_t dim;
+    const float *queries;
+    const int32_t *query_codes;
+    int64_t num_queries;
+    const int32_t *banned;
+    const int64_t *banned_from;
+    int64_t width;
+    int64_t k;
+    int32_t *rows;
+    float *scores;
+};
+
+void run(const Search &search) {
+    const int64_t groups = (search.dim + 3) / 4;
+    std::vector<Best> best;
+    best.reserve(search.num_queries);
+    for (int64_t b = 0; b < search.num_queries; ++b)
+        best.emplace_back(search.width, search.num_rows, search.banned + search.banned_from[b],
+                          search.banned + search.banned_from[b + 1]);
+    int64_t b = 0;
+    const auto queries = [&](int64_t from) { return search.query_codes + from * groups; };
+    for (; b + 8 <= search.num_queries; b += 8)
+        scan<8, 2>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+    for (; b + 4 <= search.num_queries; b += 4)
+        scan<4, 4>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+    for (; b + 2 <= search.num_queries; b += 2)
+        scan<2, 4>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+    for (; b < search.num_queries; ++b)
+        scan<1, 4>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+    std::vector<std::pair<float, int32_t>> exact;
+    for (b = 0; b < search.num_queries; ++b) {
+        exact.clear();
+        const float *query = search.queries + b * search.dim;
+        for (const Found &found : best[b].finish()) {
+            const float *vector = search.vectors + found.row * search.dim;
+            exact.emplace_back(-inner(vector, query, search.dim), found.row);
+        }
+        const int64_t kept = std::min<int64_t>(search.k, exact.size());
+        std::partial_sort(exact.begin(), exact.begin() + kept, exact.end());
+        for (int64_t i = 0; i < kept; ++i) {
+            search.rows[b * search.k + i] = exact[i].second;
+            search.scores[b * search.k + i] = -exact[i].first;
+        }
+    }
+}
+
+// A thread that runs searches in their order, and writes a byte to `done` after each.
+class Worker {
+  public:
+    explicit Worker(int done) : done_(done), thread_([this] { work(); }) {}
+
+    ~Worker() {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            stopping_ = true;
+        }
+        changed_.notify_one();
+        thread_.join();
+    }
+
+    void stay_on(const int32_t *cores, int64_t num_cores) {
+#ifdef __linux__
+        cpu_set_t allowed;
+        CPU_ZERO(&allowed);
+        for (int64_t i = 0; i < num_cores; ++i) CPU_SET(cores[i], &allowed);
+        pthread_setaffinity_np(thread_.native_handle(), sizeof allowed, &allowed);
+#endif
+    }
+
+    void submit(const Search &search) {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            waiting_.push_back(search);
+        }
+        changed_.notify_one();
+    }
+
+  private:
+    void work() {
+        for (;;) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+            if (waiting_.empty()) return;
+            const Search search = waiting_.front();
+            waiting_.pop_front();
+            lock.unlock();
+            run(search);
+            while (write(done_, "", 1) < 0 && errno == EINTR) {
+            }
+        }
+    }
+
+    int done_;
+    bool stopping_ = false;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<Search> waiting_;
+    std::thread thread_;
+};
+
 }  // namespace
 
 extern "C" {
@@ -143,43 +259,21 @@ int ouzel_scan_works() {
            __builtin_cpu_supports("avx512vnni");
 }
 
-// codes (blocks, G, 16, 4) uint8, the number of blocks a multiple of 4; vectors (N, D) float32;
-// queries (B, D) float32 and their codes (B, G, 4) int8. The rows banned for query b are those from
-// banned_from[b] to banned_from[b + 1], sorted. Writes rows and scores (B, K), best first, ties by
-// lower row; where fewer are found the rest stays as it is.
-void ouzel_scan(const uint8_t *codes, int64_t num_blocks, const float *vectors, int64_t num_rows,
-                int64_t dim, const float *queries, const int32_t *query_codes, int64_t num_queries,
-                const int32_t *banned, const int64_t *banned_from, int64_t width, int64_t k,
-                int32_t *rows, float *scores) {
-    const int64_t groups = (dim + 3) / 4;
-    std::vector<Best> best;
-    best.reserve(num_queries);
-    for (int64_t b = 0; b < num_queries; ++b)
-        best.emplace_back(width, num_rows, banned + banned_from[b], banned + banned_from[b + 1]);
-    int64_t b = 0;
-    for (; b + 8 <= num_queries; b += 8)
-        scan<8, 2>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
-    for (; b + 4 <= num_queries; b += 4)
-        scan<4, 4>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
-    for (; b + 2 <= num_queries; b += 2)
-        scan<2, 4>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
-    for (; b < num_queries; ++b)
-        scan<1, 4>(codes, num_blocks, groups, query_codes + b * groups, &best[b]);
-    std::vector<std::pair<float, int32_t>> exact;
-    for (b = 0; b < num_queries; ++b) {
-        exact.clear();
-        for (const Found &found : best[b].finish()) {
-            const float score = inner(vectors + found.row * dim, queries + b * dim, dim);
-            exact.emplace_back(-score, found.row);
-        }
-        const int64_t kept = std::min<int64_t>(k, exact.size());
-        std::partial_sort(exact.begin(), exact.begin() + kept, exact.end());
-        for (int64_t i = 0; i < kept; ++i) {
-            rows[b * k + i] = exact[i].second;
-            scores[b * k + i] = -exact[i].first;
-        }
-    }
+void ouzel_scan(const Search *search) { run(*search); }
+
+void *ouzel_worker_start(int done, const int32_t *cores, int64_t num_cores) {
+    auto *worker = new Worker(done);
+    if (num_cores) worker->stay_on(cores, num_cores);
+    return worker;
 }
+
+// What the search points to must stay until its byte has come.
+void ouzel_worker_submit(void *worker, const Search *search) {
+    static_cast<Worker *>(worker)->submit(*search);
+}
+
+// Returns after the searches submitted before.
+void ouzel_worker_stop(void *worker) { delete static_cast<Worker *>(worker); }
 
 }  // extern "C"
 

@@ -15,6 +15,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
@@ -48,8 +53,7 @@ class ScanIndex:
 
     def __init__(self, vectors_ND: NDArray[np.float32]) -> None:
         """Raises: ValueError if there is no kernel for this machine."""
-        if not self.works():
-            raise ValueError("the scan kernel does not work on this machine: use FaissIndex")
+        _loaded()
         self._vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
         self._scale_D = np.abs(self._vectors_ND).max(axis=0, initial=0) / np.float32(_LARGEST)
         self._codes = packed_codes(self._vectors_ND, self._scale_D)
@@ -71,11 +75,22 @@ class ScanIndex:
         """Return rows (B, K) int32 and exact scores (B, K) float32, best first, ties by lower row.
 
         `exclude` has sorted rows. Where fewer than k are found, the rest is row 0 with score -inf.
-        The other threads of the process go on meanwhile.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
                 `exclude` not one array per query.
+        """
+        begun = self.begin(queries_BD, k, exclude=exclude)
+        _loaded().ouzel_scan(ctypes.byref(begun.arguments))
+        return begun.rows_BK, begun.scores_BK
+
+    def begin(
+        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+    ) -> BegunScan:
+        """Return the search as the kernel wants it, to be given to a `ScanWorker`.
+
+        Raises:
+            ValueError: as `search`.
         """
         num_rows, dim = self._vectors_ND.shape
         check_search(queries_BD, k, exclude, dim=dim)
@@ -87,9 +102,7 @@ class ScanIndex:
         ends = np.array([0, *accumulate(map(len, banned))], np.int64)
         rows_BK = np.zeros((count, k), np.int32)
         scores_BK = np.full((count, k), -np.inf, np.float32)
-        kernel = _kernel()
-        assert kernel is not None, "works() was true when this was made"
-        kernel.ouzel_scan(
+        arguments = _Arguments(
             self._codes.ctypes.data,
             len(self._codes),
             self._vectors_ND.ctypes.data,
@@ -105,7 +118,100 @@ class ScanIndex:
             rows_BK.ctypes.data,
             scores_BK.ctypes.data,
         )
-        return rows_BK, scores_BK
+        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends)
+        return BegunScan(rows_BK, scores_BK, arguments, kept)
+
+
+class _Arguments(ctypes.Structure):
+    """`Search` of `scan.cpp`."""
+
+    _fields_ = (
+        ("codes", ctypes.c_void_p),
+        ("num_blocks", ctypes.c_int64),
+        ("vectors", ctypes.c_void_p),
+        ("num_rows", ctypes.c_int64),
+        ("dim", ctypes.c_int64),
+        ("queries", ctypes.c_void_p),
+        ("query_codes", ctypes.c_void_p),
+        ("num_queries", ctypes.c_int64),
+        ("banned", ctypes.c_void_p),
+        ("banned_from", ctypes.c_void_p),
+        ("width", ctypes.c_int64),
+        ("k", ctypes.c_int64),
+        ("rows", ctypes.c_void_p),
+        ("scores", ctypes.c_void_p),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BegunScan:
+    """A search under way: `rows_BK` and `scores_BK` hold its result once it is done.
+
+    `kept` is what the kernel reads meanwhile.
+    """
+
+    rows_BK: NDArray[np.int32]
+    scores_BK: NDArray[np.float32]
+    arguments: _Arguments
+    kept: tuple[NDArray[np.generic], ...]
+
+
+class ScanWorker:
+    """A thread outside the interpreter that searches, one after the other, while Python goes on.
+
+    Reading all codes empties the caches of a core: beside the interpreter, on one of the other
+    `cores`, that slows nothing down. `fileno` can be read when a search is done; `collect` then
+    calls what was given for it.
+
+    >>> if ScanIndex.works():
+    ...     worker = ScanWorker()
+    ...     begun = ScanIndex(np.eye(3, dtype=np.float32)).begin(np.ones((1, 3), np.float32), 1)
+    ...     worker.submit(begun, lambda: print(begun.rows_BK))
+    ...     while not worker.collect():
+    ...         pass
+    ...     worker.close()
+    ... else:
+    ...     print("[[1]]")
+    [[1]]
+    """
+
+    def __init__(self, cores: AbstractSet[int] = frozenset()) -> None:
+        """Raises: ValueError if there is no kernel for this machine."""
+        self._kernel = _loaded()
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        numbers = np.array(sorted(cores), np.int32)
+        self._worker = self._kernel.ouzel_worker_start(
+            self._writing, numbers.ctypes.data, len(numbers)
+        )
+        self._under_way: deque[tuple[BegunScan, Callable[[], None]]] = deque()
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when a search is done."""
+        return self._reading
+
+    def submit(self, begun: BegunScan, done: Callable[[], None]) -> None:
+        """Search beside the caller; `collect` calls `done` after that."""
+        self._under_way.append((begun, done))
+        self._kernel.ouzel_worker_submit(self._worker, ctypes.byref(begun.arguments))
+
+    def collect(self) -> int:
+        """Return how many searches are done since the last call, after telling who gave them."""
+        try:
+            count = len(os.read(self._reading, 1024))
+        except BlockingIOError:
+            return 0
+        for _ in range(count):
+            _, done = self._under_way.popleft()
+            done()
+        return count
+
+    def close(self) -> None:
+        """End the thread after the searches that were submitted; nobody is told of them."""
+        self._kernel.ouzel_worker_stop(self._worker)
+        self._under_way.clear()
+        os.close(self._reading)
+        os.close(self._writing)
 
 
 def packed_codes(
@@ -148,6 +254,13 @@ def _unit(vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit_BD
 
 
+def _loaded() -> ctypes.CDLL:
+    kernel = _kernel()
+    if kernel is None or not kernel.ouzel_scan_works():
+        raise ValueError("the scan kernel does not work on this machine: use FaissIndex")
+    return kernel
+
+
 @cache
 def _kernel() -> ctypes.CDLL | None:
     """Return the compiled kernel, None where it was not built."""
@@ -159,12 +272,13 @@ def _kernel() -> ctypes.CDLL | None:
     except OSError:
         # Built for another machine, say: an install that was copied.
         return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    kernel.ouzel_scan_works.argtypes = []
-    if hasattr(kernel, "ouzel_scan"):
+    if kernel.ouzel_scan_works():
         kernel.ouzel_scan.restype = None
-        kernel.ouzel_scan.argtypes = [
-            *(pointer, number, pointer, number, number, pointer, pointer, number),
-            *(pointer, pointer, number, number, pointer, pointer),
-        ]
+        kernel.ouzel_scan.argtypes = [ctypes.c_void_p]
+        kernel.ouzel_worker_start.restype = ctypes.c_void_p
+        kernel.ouzel_worker_start.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int64]
+        kernel.ouzel_worker_submit.restype = None
+        kernel.ouzel_worker_submit.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        kernel.ouzel_worker_stop.restype = None
+        kernel.ouzel_worker_stop.argtypes = [ctypes.c_void_p]
     return kernel

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.inference.states import UserStates
-from ouzel.ranking.pipeline import Pipeline
+from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
 from ouzel.serving.problem import ProblemError
 from ouzel.serving.rebuilds import Encoder, Rebuilds
@@ -29,12 +30,18 @@ from ouzel.serving.wire import RecommendRequest
 
 logger = logging.getLogger(__name__)
 
-MAX_PASS = 8
+MAX_PASS = 16
 """Most requests in one pass: a longer pass would itself become the slowest answer."""
 
 DEADLINE_MS = 250.0
 """Time after which what is still optional in a pass is left out; it runs from the moment that the
 oldest request of the pass was read."""
+
+CROWD_MS = 100.0
+"""For how long a moment with two requests at once is remembered."""
+
+MAX_UNDER_WAY = 2
+"""Passes beside the loop: one that runs and one that is ready. Who comes later gathers."""
 
 REBUILD_MS = 150.0
 """How long a request may wait for its user's state to be made beside the loop."""
@@ -62,11 +69,27 @@ class _Waiting:
     future: asyncio.Future[Answer]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ride:
+    """A pass with those who ride in it; `troubles[i]` is what failed on the way to query i."""
+
+    passing: Pass
+    timings: Sequence[Timing]
+    troubles: list[str | None]
+
+    def answers(self, ranked: Ranked, parts: Sequence[tuple[Part, str]]) -> list[Answer]:
+        for timing in self.timings:
+            timing.split(parts, ranked.stage_ms)
+        outcomes = zip(self.troubles, ranked.found, ranked.degraded, strict=True)
+        return [Answer(found, trouble or degraded) for trouble, found, degraded in outcomes]
+
+
 class Answers:
     """Answers requests through the pipeline; lives in one event loop.
 
     The state of a user whom the pool does not hold is made by `encoder`, another process, if there
-    is one; everything else is done in the loop. That costs less than to hand it over.
+    is one. What a stage can do beside the loop, the search above all, it does there while the loop
+    reads and writes HTTP and begins the next pass.
     """
 
     def __init__(
@@ -86,6 +109,9 @@ class Answers:
         self._catalog = catalog
         self._num_rows = num_rows
         self._waiting: list[_Waiting] = []
+        self._under_way = 0
+        self._open = 0
+        self._crowded_ms = -math.inf
         # What a stage costs is part A of an answer, but for what completes the query: part P.
         self._parts: list[tuple[Part, str]] = [
             ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
@@ -98,6 +124,15 @@ class Answers:
             ProblemError: 503 if too many requests wait already.
         """
         read_ms = _monotonic_ms()
+        if self._open:
+            self._crowded_ms = read_ms
+        self._open += 1
+        try:
+            return await self._answer(request, timing, read_ms)
+        finally:
+            self._open -= 1
+
+    async def _answer(self, request: RecommendRequest, timing: Timing, read_ms: float) -> Answer:
         absent = None if self._rebuilds is None else self._absent(request)
         if self._rebuilds is not None and absent is not None:
             await self._rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
@@ -124,42 +159,69 @@ class Answers:
         `read_ms` is when the oldest of them was read, on the scale of `time.monotonic() * 1000`;
         now by default.
         """
+        ride = self._board(requests, timings, _monotonic_ms() if read_ms is None else read_ms)
+        ranked = self.pipeline.advance(ride.passing)
+        assert ranked is not None, "nothing went on beside the caller"
+        return ride.answers(ranked, self._parts)
+
+    def _board(
+        self, requests: Sequence[RecommendRequest], timings: Sequence[Timing], read_ms: float
+    ) -> _Ride:
+        """Return the pass of these requests, before its first stage."""
         now_ms = clock.now_ms()
-        deadline_ms = (_monotonic_ms() if read_ms is None else read_ms) + DEADLINE_MS
         for timing in timings:
             timing.mark("T", "wait")
-        asked = [self._query(request, now_ms, deadline_ms) for request in requests]
+        asked = [self._query(request, now_ms, read_ms + DEADLINE_MS) for request in requests]
         for timing in timings:
             timing.mark("P", "lookup")
-        ranked = self.pipeline.run([query for query, _ in asked])
-        for timing in timings:
-            timing.split(self._parts, ranked.stage_ms)
-        return [
-            Answer(found, trouble or degraded)
-            for (_, trouble), found, degraded in zip(
-                asked, ranked.found, ranked.degraded, strict=True
-            )
-        ]
+        passing = self.pipeline.begin([query for query, _ in asked])
+        return _Ride(passing, timings, [trouble for _, trouble in asked])
 
     def _pass(self) -> None:
-        """Answer those who have waited longest."""
+        """Begin a pass of those who have waited longest; called again by the end of a pass."""
+        if not self._waiting or self._under_way >= MAX_UNDER_WAY:
+            return
         batch, self._waiting = self._waiting[:MAX_PASS], self._waiting[MAX_PASS:]
+        self._under_way += 1
         try:
-            answers = self.rank(
+            ride = self._board(
                 [waiting.request for waiting in batch],
                 [waiting.timing for waiting in batch],
-                read_ms=min(waiting.read_ms for waiting in batch),
+                min(waiting.read_ms for waiting in batch),
             )
-            for waiting, answer in zip(batch, answers, strict=True):
-                if not waiting.future.done():
-                    waiting.future.set_result(answer)
+            self._advance(batch, ride)
         except Exception as error:
-            for waiting in batch:
-                if not waiting.future.done():
-                    waiting.future.set_exception(error)
+            self._fail(batch, error)
         if self._waiting:
             # Only now, so that the answers just made leave before the next pass takes the loop.
             asyncio.get_running_loop().call_soon(self._pass)
+
+    def _advance(self, batch: list[_Waiting], ride: _Ride) -> None:
+        """Go on with a pass; its answers are given out if that is its end."""
+
+        def again(passing: Pass) -> None:
+            try:
+                self._advance(batch, ride)
+            except Exception as error:
+                self._fail(batch, error)
+            asyncio.get_running_loop().call_soon(self._pass)
+
+        # To go beside the loop would take longer than it saves, if nobody is likely to come by.
+        alone = _monotonic_ms() - self._crowded_ms > CROWD_MS
+        ranked = self.pipeline.advance(ride.passing, None if alone else again)
+        if ranked is None:
+            return
+        answers = ride.answers(ranked, self._parts)
+        self._under_way -= 1
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(answer)
+
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
+        self._under_way -= 1
+        for waiting in batch:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
 
     def _query(
         self, request: RecommendRequest, now_ms: int, deadline_ms: float

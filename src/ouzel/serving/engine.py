@@ -16,8 +16,10 @@ from ouzel.events.types import Event
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SearchIndex
+from ouzel.retrieval.scan import ScanIndex, ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
+from ouzel.serving.child import core_numbers
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder
 from ouzel.serving.timing import Timing
@@ -73,14 +75,10 @@ class Engine:
         self._encoder = parts.encoder
         self._states = parts.states
         self._visitors = parts.visitors
-        self._index_recall = min(
-            (
-                stage.index.recall
-                for stage in parts.pipeline.stages
-                if isinstance(stage, SearchIndex)
-            ),
-            default=1.0,
-        )
+        self._searches = [s for s in parts.pipeline.stages if isinstance(s, SearchIndex)]
+        # Asked for now: once the server runs, this thread keeps to the first one.
+        self._other_cores = set(core_numbers()[1:])
+        self._scanning: ScanWorker | None = None
         self._audits: asyncio.Task[None] | None = None
         self._random = random.Random()
         self._measure()
@@ -88,6 +86,7 @@ class Engine:
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
         self.writer.start(self._apply)
+        self._scan_beside()
         if self._encoder is not None:
             self._encoder.start()
         asked = [
@@ -111,8 +110,21 @@ class Engine:
             self._audits.cancel()
         if self._encoder is not None:
             self._encoder.close()
+        if self._scanning is not None:
+            asyncio.get_running_loop().remove_reader(self._scanning.fileno())
+            self._scanning.close()
         await self.writer.close()
         self.log.close()
+
+    def _scan_beside(self) -> None:
+        """Let the other cores search, if there are some and the index has a kernel."""
+        stages = [stage for stage in self._searches if isinstance(stage.index, ScanIndex)]
+        if not stages or not self._other_cores:
+            return
+        self._scanning = ScanWorker(self._other_cores)
+        for stage in stages:
+            stage.worker = self._scanning
+        asyncio.get_running_loop().add_reader(self._scanning.fileno(), self._scanning.collect)
 
     def why_not_ready(self) -> list[str]:
         """Return the reasons why requests or events are not welcome, none if they are."""
@@ -216,7 +228,7 @@ class Engine:
             "state_audit_max_error": stats.audit_max_error,
             "waiting_events": writer.waiting,
             "history_bytes": self._visitors.bytes,
-            "index_recall": self._index_recall,
+            "index_recall": min((s.index.recall for s in self._searches), default=1.0),
             "encoder": self._encoder is not None and self._encoder.alive,
             "reads": self.ready,
             "writes": writer.failure is None,
