@@ -105,8 +105,11 @@ def test_a_slow_disk_few_files_and_an_old_processor_are_told(
     monkeypatch.setattr(machine, "fsync_ms", lambda _: (50.0, 90.0))
     monkeypatch.setattr(machine, "open_file_limit", lambda: 256)
     monkeypatch.setattr(machine, "cpu_flags", list)
+    monkeypatch.setattr(doctor.ScanIndex, "works", lambda: False)
     found = {finding.check: finding for finding in doctor.check_machine(tmp_path, 0)}
-    assert [found[check].status for check in ("disk", "open files", "cpu flags")] == ["warn"] * 3
+    warned = ("disk", "open files", "cpu flags", "scan kernel")
+    assert [found[check].status for check in warned] == ["warn"] * 4
+    assert "AVX-512 VNNI" in found["scan kernel"].remedy
 
 
 def test_a_missing_library_is_broken_for_serving_and_a_warning_for_training(

@@ -40,23 +40,26 @@ def test_a_large_catalogue_gets_codes_whose_recall_was_measured(
     states, vectors, monkeypatch
 ) -> None:
     monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
+    monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
     index = assembly.item_index(vectors, states, HISTORIES)
     assert isinstance(index, ScanIndex if ScanIndex.works() else FaissIndex)
     assert index.recall >= assembly.RECALL
 
 
 def test_without_the_kernel_faiss_searches(states, vectors, monkeypatch) -> None:
-    monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
+    monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
     monkeypatch.setattr(ScanIndex, "works", lambda: False)
     assert isinstance(assembly.item_index(vectors, states, HISTORIES), FaissIndex)
 
 
 def test_without_users_to_measure_on_search_stays_exact(states, vectors, monkeypatch) -> None:
     monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
+    monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
     assert isinstance(assembly.item_index(vectors, states, []), ExactIndex)
 
 
 def test_codes_that_miss_the_mark_are_not_taken(states, vectors, monkeypatch) -> None:
     monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
+    monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
     monkeypatch.setattr(assembly, "RECALL", 1.01)
     assert isinstance(assembly.item_index(vectors, states, HISTORIES), ExactIndex)

@@ -18,6 +18,7 @@ from ouzel.cli import machine
 from ouzel.cli.printing.output import emit
 from ouzel.events.log_check import damage
 from ouzel.recommender.cores import usable_cores
+from ouzel.retrieval.scan import ScanIndex
 
 EXAMPLE = "ouzel doctor my-home --json -"
 
@@ -81,6 +82,17 @@ def check_machine(folder: Path, port: int) -> Iterator[Finding]:
     flags = machine.cpu_flags()
     slow = "" if "avx2" in flags else "inference will be slow: use a processor with AVX2"
     yield Finding("cpu flags", "warn" if slow else "ok", " ".join(flags) or "none known", slow)
+    slow = (
+        ""
+        if ScanIndex.works()
+        else "large catalogues are searched by FAISS, slower: "
+        + (
+            "install a C++ compiler, then ouzel again"
+            if "avx512_vnni" in flags
+            else "use a processor with AVX-512 VNNI"
+        )
+    )
+    yield Finding("scan kernel", "warn" if slow else "ok", "missing" if slow else "works", slow)
     threads = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
     yield Finding(
         "threads", "ok", " ".join(f"{name}={count}" for name, count in threads.items()) or "not set"

@@ -26,8 +26,11 @@ from ouzel.retrieval.tuning import tune
 from ouzel.retrieval.types import distinct_rows
 from ouzel.retrieval.vmis import VMISkNN
 
-EXACT_ROWS = 20_000
-"""Up to here an exact search takes a few hundred microseconds at most."""
+EXACT_ROWS = 4_000
+"""Up to here an exact search is as fast as a scan of codes."""
+
+EXACT_ROWS_WITHOUT_KERNEL = 20_000
+"""Up to here it is as fast as product codes."""
 
 RECALL = 0.99
 SAMPLES = 64
@@ -63,9 +66,11 @@ def item_index(
     >>> len(item_index(np.ones((3, 2), np.float32), states=None, samples=[]))
     2
     """
+    has_kernel = ScanIndex.works()
+    exact_rows = EXACT_ROWS if has_kernel else EXACT_ROWS_WITHOUT_KERNEL
     asked = [
         (states.query_session(history, int(history.times_ms[-1])), distinct_rows(history.rows))
-        for history in (samples if len(vectors_ND) > EXACT_ROWS else ())
+        for history in (samples if len(vectors_ND) > exact_rows else ())
         if len(history)
     ]
     known = [(vector, seen) for vector, seen in asked if vector is not None]
@@ -73,7 +78,7 @@ def item_index(
         return ExactIndex(vectors_ND)
     vectors, seen = zip(*known, strict=True)
     exact = ExactIndex(vectors_ND)
-    index = ScanIndex(vectors_ND) if ScanIndex.works() else FaissIndex(vectors_ND)
+    index = ScanIndex(vectors_ND) if has_kernel else FaissIndex(vectors_ND)
     tune(index, exact, np.stack(vectors), recall=RECALL, exclude=seen)
     return index if index.recall >= RECALL else exact
 
