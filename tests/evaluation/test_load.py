@@ -6,6 +6,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -245,3 +247,18 @@ def test_a_server_that_holds_nothing_sustains_nothing():
 def test_marks_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match="p99_ms is 0"):
         sustained(spec_of(1), p99_ms=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux only")
+def test_the_core_is_kept_awake_at_low_rates_only_and_let_go_after_the_run():
+    def children():
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+    before = children()
+    with load._awake(load.AWAKE_BELOW):
+        assert children() == before
+    with load._awake(load.AWAKE_BELOW / 2):
+        (spinner,) = set(children()) - set(before)
+        while os.sched_getscheduler(int(spinner)) != os.SCHED_IDLE:
+            time.sleep(0.001)
+    assert children() == before

@@ -11,11 +11,13 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -29,9 +31,12 @@ HELD_SHARE = 0.999
 MAX_DEGRADED_SHARE = 0.001
 """Share of requests that a cheaper plan may answer: a rate held without the model is not held."""
 
-TRIES = 6
+TRIES = 12
 """Runs of one rate before the search is given up because every run was void: such runs say nothing
 about the server, so the rate counts neither as held nor as not held."""
+
+AWAKE_BELOW = 500.0
+"""Requests per second below which the generator keeps its core awake; above, the load does."""
 
 LOWEST_RATE = 1.0
 """Requests per second below which the search for a sustained rate gives up."""
@@ -193,12 +198,38 @@ def _main() -> int:
         spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)
         plan = make_plan(spec)
         realtime = _go_first()
-        result = msgspec.structs.replace(drive(spec, plan), realtime=realtime)
+        with _awake(spec.rate):
+            result = msgspec.structs.replace(drive(spec, plan), realtime=realtime)
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(result))
     return 0
+
+
+@contextlib.contextmanager
+def _awake(rate: float) -> Iterator[None]:
+    """Keep the core of this process from falling asleep between the sends of a low `rate`.
+
+    A virtual core that idles takes milliseconds to wake, and every send would be late. A process of
+    the idle class keeps it busy, which runs only while nothing else on that core wants to.
+    """
+    if rate >= AWAKE_BELOW or not hasattr(os, "SCHED_IDLE"):
+        yield
+        return
+    generator = os.getpid()
+    spinner = os.fork()
+    if not spinner:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        while os.getppid() == generator:
+            for _ in range(1_000_000):
+                pass
+        os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(spinner, signal.SIGKILL)
+        os.waitpid(spinner, 0)
 
 
 def _go_first() -> bool:
