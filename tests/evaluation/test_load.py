@@ -262,3 +262,21 @@ def test_the_core_is_kept_awake_at_low_rates_only_and_let_go_after_the_run():
         while os.sched_getscheduler(int(spinner)) != os.SCHED_IDLE:
             time.sleep(0.001)
     assert children() == before
+
+
+@pytest.mark.parametrize(("stolen", "void"), [(0.001, False), (0.02, True)])
+def test_a_run_whose_cores_the_host_took_away_is_void(monkeypatch, capsysbinary, stolen, void):
+    run = {"void": False, "realtime": True, "stolen_share": 0.0}
+    result = msgspec.defstruct("Run", [(name, type(value), value) for name, value in run.items()])
+    clock = iter([5.0, 5.0 + stolen * 10.0])
+    monkeypatch.setattr(load, "stolen_s", clock.__next__)
+    monkeypatch.setattr(load, "drive", lambda spec, plan: result())
+    monkeypatch.setattr(load, "_go_first", lambda: True)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    spec = spec_of(1, rate=1000.0, duration_s=9.0, warmup_s=1.0)
+    stdin = SimpleNamespace(buffer=io.BytesIO(msgspec.json.encode(spec)))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert load._main() == 0
+    told = msgspec.json.decode(capsysbinary.readouterr().out)
+    assert told["void"] is void
+    assert told["stolen_share"] == pytest.approx(stolen)

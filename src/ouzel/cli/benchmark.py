@@ -110,7 +110,7 @@ def _tell_run(result: LoadResult) -> None:
     """Say what one run of a search came to."""
     took = result.latency["all"]
     words = (
-        f"void, sent {result.send_lag_p99_ms:.1f} ms late"
+        f"void, sent {result.send_lag_p99_ms:.1f} ms late, {result.stolen_share:.1%} stolen"
         if result.void
         else (
             f"p50 {took.p50_ms:.1f} ms, p99 {took.p99_ms:.1f} ms, in time {result.within_mark:.2%}"

@@ -2,7 +2,8 @@
 
 Arrivals are a Poisson process fixed before the run; a request's latency counts from the moment it
 was due, so a server that stalls is charged for everybody who came meanwhile. A run whose own send
-lag is over a millisecond at p99 is void: it measured the generator. One run is
+lag is over a millisecond at p99 is void: it measured the generator. So is one in which the host
+took the cores away. One run is
 `python -m ouzel.evaluation.load`, a `LoadSpec` as JSON in, a `LoadResult` as JSON out.
 
 References:
@@ -22,7 +23,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ouzel.evaluation.load_client import drive
-from ouzel.evaluation.load_result import LoadResult
+from ouzel.evaluation.load_process import stolen_s
+from ouzel.evaluation.load_result import MAX_STOLEN_SHARE, LoadResult
 from ouzel.evaluation.load_spec import LoadSpec, make_plan
 
 HELD_SHARE = 0.999
@@ -136,7 +138,9 @@ def sustained(
                 return held(trials[-1])
         raise ValueError(
             f"{TRIES} runs at {rate:.0f} requests/s were void, the last sent "
-            f"{trials[-1].send_lag_p99_ms:.1f} ms late: end what else runs on this machine"
+            f"{trials[-1].send_lag_p99_ms:.1f} ms late and was robbed of "
+            f"{trials[-1].stolen_share:.1%} of its cores: end what else runs on this machine and "
+            "its host"
         )
 
     low, high = _bracket(lambda rate: holds(rate, search_s), spec.rate)
@@ -198,8 +202,13 @@ def _main() -> int:
         spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)
         plan = make_plan(spec)
         realtime = _go_first()
+        stolen = stolen_s()
         with _awake(spec.rate):
-            result = msgspec.structs.replace(drive(spec, plan), realtime=realtime)
+            result = drive(spec, plan)
+        run_s = (spec.warmup_s + spec.duration_s) * (os.cpu_count() or 1)
+        share = (stolen_s() - stolen) / run_s
+        void = result.void or share > MAX_STOLEN_SHARE
+        result = msgspec.structs.replace(result, realtime=realtime, stolen_share=share, void=void)
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -20,6 +20,11 @@ MAX_SEND_LAG_MS = 1.0
 """A run whose own p99 send lag is over this is void."""
 
 
+MAX_STOLEN_SHARE = 0.001
+"""A run from which the host took more than this share of the cores' time is void: as many requests
+may be late, and no server can answer while it may not run."""
+
+
 class Latency(msgspec.Struct, frozen=True):
     """Latencies of one kind of request, from when each was due, in milliseconds."""
 
@@ -52,6 +57,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     `within_mark` is the share answered well within the spec's `mark_ms`. `waited` requests found
     every connection busy. `client_cpu_share` is the generator's own processor time per second;
     `realtime` says that the system let it go before all others, which keeps its send lag small.
+    `stolen_share` is the share of the cores' time that the host of a virtual machine took away.
     """
 
     rate: float
@@ -72,6 +78,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     client_cpu_share: float
     void: bool
     realtime: bool = False
+    stolen_share: float = 0.0
     server: ServerUse | None = None
 
 
