@@ -154,3 +154,32 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.1
     assert set(rows[0]) == {"epoch", "loss", "seconds", "tokens_per_s"}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_what_is_kept_is_the_moving_average_of_the_weights(tmp_path: Path, decay: float) -> None:
+    net, after_steps = model(), []
+    average = weights(net).clone()
+    settings = FitSettings(epochs=2, batch_tokens=64, num_negatives=8, average_decay=decay)
+    fit(
+        net, data(), settings, max_length=6, validate=None, directory=tmp_path,
+        on_batch=lambda epoch, fraction: after_steps.append(weights(net).clone()),
+    )  # fmt: skip
+    for step, now in enumerate(after_steps, start=1):
+        kept = min(decay, (1 + step) / (10 + step))
+        average = kept * average + (1 - kept) * now
+    torch.testing.assert_close(weights(net), average, rtol=1e-4, atol=1e-6)
+    assert torch.equal(weights(net), after_steps[-1]) == (decay == 0)
+
+
+def test_training_goes_on_from_the_weights_and_not_from_their_average(tmp_path: Path) -> None:
+    ends = []
+    for validate in (None, lambda: 0.5):
+        net, after_steps = model(), []
+        settings = FitSettings(epochs=4, batch_tokens=64, num_negatives=8, validate_every=1)
+        fit(
+            net, data(), settings, max_length=6, validate=validate, directory=tmp_path,
+            on_batch=lambda epoch, fraction, net=net, to=after_steps: to.append(weights(net)),
+        )  # fmt: skip
+        ends.append(after_steps[-1])
+    assert torch.equal(*ends)

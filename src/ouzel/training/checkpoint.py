@@ -1,8 +1,8 @@
 """Checkpoints: what a run needs to go on to the very weights it would have reached.
 
-A checkpoint is one safetensors file: the tensors of the model, of AdamW and of the best weights so
-far, and the counters of the run as JSON in its header. Randomness needs no tensors, because every
-epoch seeds its own generators from (seed, epoch).
+A checkpoint is one safetensors file: the tensors of the model, of the average of its weights, of
+AdamW and of the best weights so far, and the counters of the run as JSON in its header. Randomness
+needs no tensors, because every epoch seeds its own generators from (seed, epoch).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class RunState(msgspec.Struct, kw_only=True):
 
     fingerprint: str
     epoch: int = 0
+    steps: int = 0
     seconds: float = 0.0
     best_score: float = -1.0
     best_epoch: int = 0
@@ -35,6 +36,7 @@ class Checkpoint:
 
     run: RunState
     model: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
 
@@ -86,7 +88,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     tensors = {
         f"{part}/{name}": value.contiguous().clone()
-        for part in ("model", "best", "optimizer")
+        for part in ("model", "average", "best", "optimizer")
         for name, value in getattr(checkpoint, part).items()
     }
     fresh = path.with_suffix(".partial")
