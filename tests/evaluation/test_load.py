@@ -255,9 +255,10 @@ def test_the_core_is_kept_awake_at_low_rates_only_and_let_go_after_the_run():
         return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
     before = children()
-    with load._awake(load.AWAKE_BELOW):
-        assert children() == before
-    with load._awake(load.AWAKE_BELOW / 2):
+    with load._awake(load.AWAKE_BELOW) as kept:
+        assert children() == before and not kept
+    with load._awake(load.AWAKE_BELOW / 2) as kept:
+        assert kept
         (spinner,) = set(children()) - set(before)
         while os.sched_getscheduler(int(spinner)) != os.SCHED_IDLE:
             time.sleep(0.001)
@@ -266,7 +267,7 @@ def test_the_core_is_kept_awake_at_low_rates_only_and_let_go_after_the_run():
 
 @pytest.mark.parametrize(("stolen", "void"), [(0.001, False), (0.02, True)])
 def test_a_run_whose_cores_the_host_took_away_is_void(monkeypatch, capsysbinary, stolen, void):
-    run = {"void": False, "realtime": True, "stolen_share": 0.0}
+    run = {"void": False, "realtime": True, "stolen_share": 0.0, "kept_awake": True}
     result = msgspec.defstruct("Run", [(name, type(value), value) for name, value in run.items()])
     clock = iter([5.0, 5.0 + stolen * 10.0])
     monkeypatch.setattr(load, "stolen_s", clock.__next__)

@@ -182,3 +182,13 @@ def test_an_absent_column_costs_nothing_however_many_items_there_are(
     with pytest.raises(IndexError):
         genres[3]
     assert list(genres) == [""] * 3
+
+
+def test_ids_stay_right_when_more_are_asked_for_than_are_kept_decoded(monkeypatch):
+    monkeypatch.setattr("ouzel.events.catalog._MOST_TEXTS", 3)
+    catalog = Catalog([f"i{row}" for row in range(1, 11)])
+    for _ in range(2):
+        assert catalog.ids(range(1, 11)) == [f"i{row}" for row in range(1, 11)]
+        assert len(catalog._texts) <= 3
+    with pytest.raises(ValueError, match="is no item"):
+        catalog.ids([0])

@@ -86,3 +86,29 @@ def test_bad_queries_are_refused(engine, data, wrong: str) -> None:
         engine(vectors).search(
             bad, 0 if wrong == "k" else 10, exclude=[] if wrong == "exclude" else None
         )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_lists_that_end_early_count_for_what_they_have(engine, data) -> None:
+    vectors, queries = data
+    all_but_three = [np.arange(3, 5000, dtype=np.int32)] * len(queries)
+    index = engine(vectors)
+    tune(index, ExactIndex(vectors), queries, recall=0.99, exclude=all_but_three)
+    assert index.recall == 1.0
+
+
+def test_tuning_stops_where_exact_search_is_as_fast(data) -> None:
+    vectors, queries = data
+
+    class Blind:
+        candidates, recall = 32, float("nan")
+
+        def __len__(self):
+            return 5000
+
+        def search(self, queries_BD, k, *, exclude=None):
+            return np.zeros((len(queries_BD), k), np.int32), np.zeros((len(queries_BD), k))
+
+    index = Blind()
+    tune(index, ExactIndex(vectors), queries, recall=0.99)
+    assert index.recall == 0.0 and index.candidates <= 5000 // 8

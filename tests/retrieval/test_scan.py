@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import select
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +131,57 @@ def test_a_worker_that_is_closed_ends_what_it_was_given_and_tells_nobody() -> No
     worker.submit(begun, lambda: told.append(1))
     worker.close()
     assert begun.rows_BK[0, 0] == 1 and not told
+
+
+@no_kernel
+def test_who_is_told_and_fails_keeps_nobody_else_from_being_told(caplog) -> None:
+    index = ScanIndex(np.ones((50, 4), np.float32))
+    worker, told = ScanWorker(), []
+
+    def fail() -> None:
+        raise RuntimeError("planted")
+
+    for done in (fail, lambda: told.append(1), lambda: told.append(2)):
+        worker.submit(index.begin(np.ones((1, 4), np.float32), 1), done)
+    while len(told) < 2:
+        select.select([worker], [], [], 10)
+        worker.collect()
+    worker.close()
+    assert told == [1, 2] and "planted" in caplog.text
+
+
+@no_kernel
+def test_a_search_without_enough_memory_says_so() -> None:
+    begun = ScanIndex(np.ones((50, 4), np.float32)).begin(np.ones((1, 4), np.float32), 1)
+    begun.failed = True
+    with pytest.raises(MemoryError, match="fewer results"):
+        begun.result()
+
+
+@no_kernel
+def test_more_results_than_rows_cost_no_more_than_all_rows() -> None:
+    rows, _ = ScanIndex(np.ones((50, 4), np.float32)).search(np.ones((1, 4), np.float32), 200)
+    assert np.count_nonzero(rows) == 49
+
+
+@no_kernel
+def test_a_kernel_of_another_layout_is_no_kernel(monkeypatch) -> None:
+    class Longer(scan._Arguments):
+        _fields_ = (("more", ctypes.c_int64),)
+
+    monkeypatch.setattr(scan, "_Arguments", Longer)
+    assert scan._kernel.__wrapped__() is None
+
+
+@no_kernel
+def test_vectors_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        ScanIndex(np.full((3, 2), np.nan, np.float32))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_the_kernel_compiles_without_a_warning() -> None:
+    source = Path(scan.__file__).with_suffix(".cpp")
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", "-fsyntax-only"]
+    done = subprocess.run(["g++", *flags, str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

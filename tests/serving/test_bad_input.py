@@ -191,6 +191,18 @@ def test_the_router_speaks_problem_json_too(client):
         reply = client.request(method, path)
         assert reply.status_code == status, path
         assert reply.headers["content-type"] == "application/problem+json"
+        assert ("allow" in reply.headers) == (status == 405)
+    assert client.head("/health/live").status_code == 200
+
+
+def test_header_names_are_sent_in_lower_case(client):
+    reply = raw(client, b"DELETE /v1/recommend HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert b"\r\nallow: " in reply
+
+
+def test_of_two_headers_of_one_name_the_first_counts(client):
+    ask = b"GET /health/live HTTP/1.1\r\nhost: %s\r\nhost: %s\r\n\r\n"
+    assert b" 421 " in raw(client, ask % (b"evil.example", b"localhost")).partition(b"\r\n")[0]
 
 
 json_values = st.recursive(

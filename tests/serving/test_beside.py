@@ -8,6 +8,7 @@ import pytest
 
 from ouzel.ranking import assembly
 from ouzel.retrieval.scan import ScanIndex
+from ouzel.serving.answers import MAX_UNDER_WAY
 from ouzel.serving.child import core_numbers
 from ouzel.serving.home import open_home
 from ouzel.serving.timing import Timing
@@ -60,28 +61,100 @@ def test_a_crowd_is_answered_beside_the_loop_as_one_by_one_in_it(engine):
     assert {degraded for _, _, degraded in crowd} == {None}
 
 
-def test_a_search_that_cannot_be_begun_is_done_in_the_loop(engine, monkeypatch):
+def test_a_search_that_is_not_taken_is_done_in_the_loop_and_the_next_one_beside_it(
+    engine, monkeypatch
+):
     async def work():
-        def refuse(*_):
-            raise RuntimeError("planted")
+        kernel, planted = engine._scanning._kernel, []
 
-        monkeypatch.setattr(engine._scanning, "submit", refuse)
+        class Refusing:
+            def ouzel_worker_submit(self, *_):
+                planted.append(1)
+                return 0
+
+            def __getattr__(self, name):
+                return getattr(kernel, name)
+
         asked = [RecommendRequest(user_id=user, n=5) for user in USERS]
-        return await asyncio.gather(*(engine.answers.answer(one, Timing()) for one in asked))
+        engine._scanning._kernel = Refusing()
+        during = await asyncio.gather(*(engine.answers.answer(one, Timing()) for one in asked))
+        engine._scanning._kernel = kernel
+        after = await asyncio.gather(*(engine.answers.answer(one, Timing()) for one in asked))
+        assert planted and engine.answers._under_way == 0
+        return lists(during), lists(after)
 
-    answers = in_service(engine, work)
-    assert {answer.degraded for answer in answers} == {None}
+    during, after = in_service(engine, work)
+    assert during == after
+    assert {degraded for _, _, degraded in after} == {None}
     assert engine.answers.pipeline.failures["search"] > 0
 
 
-def test_a_server_that_stops_with_a_search_under_way_ends(engine):
+def test_who_comes_while_two_passes_are_under_way_gathers_for_the_next(engine, monkeypatch):
     async def work():
-        asked = [RecommendRequest(user_id=user, n=5) for user in USERS * 4]
+        held, most = [], []
+        submit = engine._scanning.submit
+
+        def hold(begun, done):
+            held.append((begun, done))
+            most.append(engine.answers._under_way)
+
+        monkeypatch.setattr(engine._scanning, "submit", hold)
+        asked = [RecommendRequest(user_id=user, n=5) for user in USERS * 10]
         tasks = [asyncio.create_task(engine.answers.answer(one, Timing())) for one in asked]
-        for _ in range(3):
+        for _ in range(20):
             await asyncio.sleep(0)
+        assert len(held) == MAX_UNDER_WAY
+        monkeypatch.setattr(engine._scanning, "submit", submit)
+        for begun, done in held:
+            submit(begun, done)
+        answers = await asyncio.gather(*tasks)
+        assert max(most) <= MAX_UNDER_WAY and engine.answers._under_way == 0
+        return lists(answers), lists(engine.answers.rank([one], [Timing()])[0] for one in asked)
+
+    crowd, alone = in_service(engine, work)
+    assert crowd == alone
+
+
+def test_a_pass_that_fails_after_its_search_frees_its_place(engine, monkeypatch):
+    async def work():
+        advance, calls = engine.answers.pipeline.advance, []
+
+        def failing(passing, beside=None):
+            calls.append(passing.finish is not None)
+            if calls[-1]:
+                raise RuntimeError("planted")
+            return advance(passing, beside)
+
+        monkeypatch.setattr(engine.answers.pipeline, "advance", failing)
+        asked = [RecommendRequest(user_id=user, n=5) for user in USERS]
+        failed = await asyncio.gather(
+            *(engine.answers.answer(one, Timing()) for one in asked), return_exceptions=True
+        )
+        monkeypatch.setattr(engine.answers.pipeline, "advance", advance)
+        assert any(calls) and any(isinstance(one, RuntimeError) for one in failed)
+        assert engine.answers._under_way == 0
+        return await asyncio.gather(*(engine.answers.answer(one, Timing()) for one in asked))
+
+    assert {answer.degraded for answer in in_service(engine, work)} == {None}
+
+
+def test_a_server_that_stops_with_searches_under_way_ends(engine):
+    async def work():
+        asked = [RecommendRequest(user_id=user, n=5) for user in USERS * 7]
+        tasks = [asyncio.create_task(engine.answers.answer(one, Timing())) for one in asked]
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert engine.answers._under_way and engine.answers._waiting
         for task in tasks:
             task.cancel()
 
-    in_service(engine, work)
-    assert engine._scanning is not None
+    scanning = []
+
+    async def noted():
+        scanning.append(engine._scanning)
+        await work()
+
+    in_service(engine, noted)
+    scanning[0].close()  # a second time: nothing
+    with pytest.raises(RuntimeError, match="not taken"):
+        scanning[0].submit(None, None)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ouzel.serving.metrics import BOUNDS_MS, Histogram, Metrics
+from ouzel.serving.metrics import BOUNDS_MS, MOST_NOTED, Histogram, Metrics
 from ouzel.serving.timing import Timing
 
 
@@ -62,3 +62,17 @@ def test_the_page_of_a_server_in_use(client):
     # No label holds what a client made up.
     assert "ada" not in reply.text
     assert "nowhere" not in reply.text
+
+
+def test_many_answers_are_counted_once_each():
+    metrics = Metrics()
+    for _ in range(2 * MOST_NOTED + 3):
+        timing = Timing()
+        timing.split([("A", "search")], [1.0])
+        metrics.request(timing, 200)
+    for _ in range(2):
+        found = samples(metrics.text().decode())
+        key = (("route", "other"), ("status", "200"))
+        assert found["ouzel_requests_total", key] == 2 * MOST_NOTED + 3
+        key = (("route", "other"), ("stage", "search"))
+        assert found["ouzel_stage_seconds_count", key] == 2 * MOST_NOTED + 3

@@ -67,7 +67,12 @@ def same(one, other):
 
 def test_a_crowd_is_answered_as_one_by_one(engine):
     async def work():
+        handed, call = [], engine._encoder.call
+        engine._encoder.call = lambda history: handed.append(1) or call(history)
+        for user in engine._states.pool.users():
+            engine._states.forget(user)
         together = await crowd(engine)
+        assert len(handed) == len(USERS)
         asked = [RecommendRequest(user_id=user, n=5) for user in USERS]
         alone = [engine.answers.rank([one], [Timing()])[0] for one in asked]
         return together, [(a.found.rows_K.tolist(), a.found.scores_K, a.degraded) for a in alone]

@@ -203,12 +203,14 @@ def _main() -> int:
         plan = make_plan(spec)
         realtime = _go_first()
         stolen = stolen_s()
-        with _awake(spec.rate):
+        with _awake(spec.rate) as kept_awake:
             result = drive(spec, plan)
         run_s = (spec.warmup_s + spec.duration_s) * (os.cpu_count() or 1)
         share = (stolen_s() - stolen) / run_s
         void = result.void or share > MAX_STOLEN_SHARE
-        result = msgspec.structs.replace(result, realtime=realtime, stolen_share=share, void=void)
+        result = msgspec.structs.replace(
+            result, realtime=realtime, stolen_share=share, kept_awake=kept_awake, void=void
+        )
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -217,25 +219,28 @@ def _main() -> int:
 
 
 @contextlib.contextmanager
-def _awake(rate: float) -> Iterator[None]:
-    """Keep the core of this process from falling asleep between the sends of a low `rate`.
+def _awake(rate: float) -> Iterator[bool]:
+    """Yield whether the core of this process is kept from falling asleep between the sends.
 
-    A virtual core that idles takes milliseconds to wake, and every send would be late. A process of
-    the idle class keeps it busy, which runs only while nothing else on that core wants to.
+    That is done at a low `rate`: a virtual core that idles takes milliseconds to wake, and every
+    send would be late. A process of the idle class keeps it busy, which runs only while nothing
+    else on that core wants to. What of the server runs there wakes sooner, too.
     """
     if rate >= AWAKE_BELOW or not hasattr(os, "SCHED_IDLE"):
-        yield
+        yield False
         return
     generator = os.getpid()
     spinner = os.fork()
     if not spinner:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        while os.getppid() == generator:
-            for _ in range(1_000_000):
-                pass
-        os._exit(0)
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            while os.getppid() == generator:
+                for _ in range(1_000_000):
+                    pass
+        finally:
+            os._exit(0)
     try:
-        yield
+        yield True
     finally:
         os.kill(spinner, signal.SIGKILL)
         os.waitpid(spinner, 0)

@@ -166,6 +166,8 @@ def sustained_row(
         "seconds": result.duration_s,
         "send_lag_p99_ms": result.send_lag_p99_ms,
         "client_cpu_share": result.client_cpu_share,
+        "stolen_share": result.stolen_share,
+        "kept_awake": result.kept_awake,
         "trials": len(found.trials),
     }
     if "event" in result.latency:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ouzel.events.text_column import TextColumn
 
 _MIN_RECENT = 4096
-_MOST_TEXTS = 32_768  # ids kept decoded: those of the items that are shown most
+_MOST_TEXTS = 32_768  # ids kept decoded: a few MB; when full, it starts anew
 
 
 class _Absent(Sequence[str]):

@@ -117,8 +117,8 @@ class EncodeUser(Stage):
 class SearchIndex(Stage):
     """Finds the best items for every query that has a vector, in one search of the index.
 
-    The budget grows with the index: a search may read every row of it. With a `worker` a search of
-    an index of codes can be done beside the caller.
+    The budget grows with the index: a search may read every row of it. An index of
+    codes can be searched beside the caller, see `search_with`.
     """
 
     name = "search"
@@ -127,7 +127,7 @@ class SearchIndex(Stage):
 
     def __init__(self, index: Search) -> None:
         self.index = index
-        self.worker: ScanWorker | None = None
+        self._worker: ScanWorker | None = None
         self.budget_ms = BUDGET_MS * (1 + len(index) / 1e6)
 
     def run(self, work: Work) -> Work:
@@ -138,15 +138,20 @@ class SearchIndex(Stage):
         queries_BD, k, exclude = _asked(asking)
         return _with_found(work, *self.index.search(queries_BD, k, exclude=exclude))
 
+    def search_with(self, worker: ScanWorker | None) -> bool:
+        """Let `worker` search beside the caller, None: nobody; return whether the index can."""
+        self._worker = worker if isinstance(self.index, ScanIndex) else None
+        return isinstance(self.index, ScanIndex)
+
     def begin(self, work: Work, done: Callable[[], None]) -> Finish | None:
         """Begin the search with the worker, if there is one."""
         asking = [query for query in work.queries if query.vector is not None]
-        if self.worker is None or not asking or not isinstance(self.index, ScanIndex):
+        if self._worker is None or not asking or not isinstance(self.index, ScanIndex):
             return None
         queries_BD, k, exclude = _asked(asking)
         begun = self.index.begin(queries_BD, k, exclude=exclude)
-        self.worker.submit(begun, done)
-        return lambda: _with_found(work, begun.rows_BK, begun.scores_BK)
+        self._worker.submit(begun, done)
+        return lambda: _with_found(work, *begun.result())
 
 
 def _asked(

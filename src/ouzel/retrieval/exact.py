@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.retrieval.index import Excluded, check_search
+from ouzel.retrieval.index import Excluded, check_search, check_vectors
 from ouzel.retrieval.topk import top_k
 
 BLOCK_SCORES = 1 << 22
@@ -31,7 +31,7 @@ class ExactIndex:
     recall = 1.0
 
     def __init__(self, vectors_ND: NDArray[np.float32]) -> None:
-        _check_vectors(vectors_ND)
+        check_vectors(vectors_ND)
         self._vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
         self._owned = False
         self._hide(np.arange(len(vectors_ND)) == 0)
@@ -54,7 +54,7 @@ class ExactIndex:
         Raises:
             ValueError: a row is 0 or negative, or the vectors do not fit rows and dimension.
         """
-        _check_vectors(vectors_MD)
+        check_vectors(vectors_MD)
         if vectors_MD.shape != (len(rows_M), self.dim):
             raise ValueError(
                 f"vectors have shape {vectors_MD.shape}: give ({len(rows_M)}, {self.dim})"
@@ -132,10 +132,3 @@ class ExactIndex:
             raise ValueError(f"tensor 'hidden' {hidden_N.shape} does not fit the vectors")
         index._hide(hidden_N)
         return index
-
-
-def _check_vectors(vectors: NDArray[np.float32]) -> None:
-    if vectors.ndim != 2:
-        raise ValueError(f"vectors have shape {vectors.shape}: give (rows, dimensions)")
-    if not np.isfinite(vectors).all():
-        raise ValueError("a vector holds NaN or infinity: give finite vectors")

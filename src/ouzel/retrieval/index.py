@@ -85,3 +85,17 @@ def check_search(
             f"exclude has {len(exclude)} entries for {len(queries_BD)} queries: "
             "give one array of rows per query"
         )
+
+
+def check_vectors(vectors: NDArray[np.float32]) -> None:
+    """Return nothing if these can be the vectors of an index.
+
+    Raises:
+        ValueError: they are not (rows, dimensions), or one is not finite.
+
+    >>> check_vectors(np.ones((1, 2), np.float32))
+    """
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors have shape {vectors.shape}: give (rows, dimensions)")
+    if not np.isfinite(vectors).all():
+        raise ValueError("a vector holds NaN or infinity: give finite vectors")

@@ -195,7 +195,18 @@ void run(const Search &search) {
     }
 }
 
-// A thread that runs searches in their order, and writes a byte to `done` after each.
+// No exception may leave for a caller in another language.
+bool runs(const Search &search) noexcept {
+    try {
+        run(search);
+        return true;
+    } catch (...) {
+        return false;
+    }
+}
+
+// A thread that runs searches in their order, and writes a byte to `done` after each: 0, or 1 if
+// there was not enough memory.
 class Worker {
   public:
     explicit Worker(int done) : done_(done), thread_([this] { work(); }) {}
@@ -235,8 +246,8 @@ class Worker {
             const Search search = waiting_.front();
             waiting_.pop_front();
             lock.unlock();
-            run(search);
-            while (write(done_, "", 1) < 0 && errno == EINTR) {
+            const char failed = runs(search) ? 0 : 1;
+            while (write(done_, &failed, 1) < 0 && errno == EINTR) {
             }
         }
     }
@@ -259,17 +270,31 @@ int ouzel_scan_works() {
            __builtin_cpu_supports("avx512vnni");
 }
 
-void ouzel_scan(const Search *search) { run(*search); }
+// Who was built for another layout of a search must not call.
+int64_t ouzel_scan_bytes() { return sizeof(Search); }
 
+// Returns 0 if there was not enough memory.
+int ouzel_scan(const Search *search) { return runs(*search); }
+
+// Returns null if the system gives no thread.
 void *ouzel_worker_start(int done, const int32_t *cores, int64_t num_cores) {
-    auto *worker = new Worker(done);
-    if (num_cores) worker->stay_on(cores, num_cores);
-    return worker;
+    try {
+        auto *worker = new Worker(done);
+        if (num_cores) worker->stay_on(cores, num_cores);
+        return worker;
+    } catch (...) {
+        return nullptr;
+    }
 }
 
-// What the search points to must stay until its byte has come.
-void ouzel_worker_submit(void *worker, const Search *search) {
-    static_cast<Worker *>(worker)->submit(*search);
+// What the search points to must stay until its byte has come. Returns 0 if it was not taken.
+int ouzel_worker_submit(void *worker, const Search *search) {
+    try {
+        static_cast<Worker *>(worker)->submit(*search);
+        return 1;
+    } catch (...) {
+        return 0;
+    }
 }
 
 // Returns after the searches submitted before.

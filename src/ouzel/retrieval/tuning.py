@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from ouzel.retrieval.index import Excluded, Search
 
 MOST_CANDIDATES = 10_240
-"""No tuning beyond: exact search of a large catalogue costs about as much."""
+"""No tuning beyond: so many scattered rows cost milliseconds."""
+
+
+WORTHWHILE = 8
+"""An index that scores more than one row in so many exactly is no faster than exact search."""
 
 
 class Approximate(Search, Protocol):
@@ -42,12 +46,14 @@ def tune(
     >>> index.recall >= 0.99
     True
     """
+    most = min(MOST_CANDIDATES, len(index) // WORTHWHILE)
     expected_BK, _ = exact.search(queries_BD, k, exclude=exclude)
     while True:
         found_BK, _ = index.search(queries_BD, k, exclude=exclude)
         pairs = zip(found_BK, expected_BK, strict=True)
-        shared = sum(len(np.intersect1d(found, expected)) for found, expected in pairs)
-        index.recall = shared / max(1, expected_BK.size)
-        if index.recall >= recall or index.candidates >= MOST_CANDIDATES:
+        # Where there are fewer than k, both fill up with row 0.
+        shared = sum(np.isin(found, expected[expected > 0]).sum() for found, expected in pairs)
+        index.recall = float(shared / max(1, np.count_nonzero(expected_BK)))
+        if index.recall >= recall or 2 * index.candidates > most:
             return
         index.candidates *= 2

@@ -69,13 +69,14 @@ class _Waiting:
     future: asyncio.Future[Answer]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Ride:
     """A pass with those who ride in it; `troubles[i]` is what failed on the way to query i."""
 
     passing: Pass
     timings: Sequence[Timing]
     troubles: list[str | None]
+    over: bool = False
 
     def answers(self, ranked: Ranked, parts: Sequence[tuple[Part, str]]) -> list[Answer]:
         for timing in self.timings:
@@ -182,16 +183,21 @@ class Answers:
         if not self._waiting or self._under_way >= MAX_UNDER_WAY:
             return
         batch, self._waiting = self._waiting[:MAX_PASS], self._waiting[MAX_PASS:]
-        self._under_way += 1
+        batch = [waiting for waiting in batch if not waiting.future.done()]
+        if not batch:
+            asyncio.get_running_loop().call_soon(self._pass)
+            return
         try:
             ride = self._board(
                 [waiting.request for waiting in batch],
                 [waiting.timing for waiting in batch],
                 min(waiting.read_ms for waiting in batch),
             )
-            self._advance(batch, ride)
         except Exception as error:
-            self._fail(batch, error)
+            _fail(batch, error)
+        else:
+            self._under_way += 1
+            self._advance(batch, ride)
         if self._waiting:
             # Only now, so that the answers just made leave before the next pass takes the loop.
             asyncio.get_running_loop().call_soon(self._pass)
@@ -200,28 +206,25 @@ class Answers:
         """Go on with a pass; its answers are given out if that is its end."""
 
         def again(passing: Pass) -> None:
-            try:
+            if not ride.over:
                 self._advance(batch, ride)
-            except Exception as error:
-                self._fail(batch, error)
-            asyncio.get_running_loop().call_soon(self._pass)
+                asyncio.get_running_loop().call_soon(self._pass)
 
         # To go beside the loop would take longer than it saves, if nobody is likely to come by.
         alone = _monotonic_ms() - self._crowded_ms > CROWD_MS
-        ranked = self.pipeline.advance(ride.passing, None if alone else again)
-        if ranked is None:
-            return
-        answers = ride.answers(ranked, self._parts)
+        try:
+            ranked = self.pipeline.advance(ride.passing, None if alone else again)
+            if ranked is None:
+                return
+            answers = ride.answers(ranked, self._parts)
+        except Exception as error:
+            _fail(batch, error)
+        else:
+            for waiting, answer in zip(batch, answers, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(answer)
+        ride.over = True
         self._under_way -= 1
-        for waiting, answer in zip(batch, answers, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(answer)
-
-    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
-        self._under_way -= 1
-        for waiting in batch:
-            if not waiting.future.done():
-                waiting.future.set_exception(error)
 
     def _query(
         self, request: RecommendRequest, now_ms: int, deadline_ms: float
@@ -274,6 +277,12 @@ class Answers:
             return _NO_ROWS
         rows = self._catalog.rows(item_ids)
         return rows[(rows > 0) & (rows < self._num_rows)]
+
+
+def _fail(batch: list[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
 
 
 def _monotonic_ms() -> float:

@@ -61,8 +61,8 @@ def build_app(engine: Engine, access: Access) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        await engine.start()
         try:
+            await engine.start()
             yield
         finally:
             await engine.close()
@@ -128,5 +128,8 @@ def _problem(scope: Scope, error: HTTPException) -> ProblemError:
         404: f"there is no {scope['path'][:200]}: see /openapi.json",
         405: f"{scope['method']} is not allowed here: see /openapi.json",
     }.get(error.status_code, error.detail)
-    headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in (error.headers or {}).items()
+    ]
     return ProblemError(error.status_code, detail, headers=headers)

@@ -1,9 +1,9 @@
 """A function in a forked process, called from an event loop.
 
-What reads nothing that events change runs beside the process that owns log and states: the search
-of a pass, the encode of a history. Two threads of one interpreter would spend their gain on waiting
-for each other. A child is forked from the process that has loaded everything, so that index, tables
-and graphs are in memory once.
+What reads nothing that events change, the encode of a history above all, runs beside the process
+that owns log and states. Two threads of one interpreter would spend their gain on waiting for each
+other. A child is forked from the process that has loaded everything, so that tables and graphs are
+in memory once.
 """
 
 from __future__ import annotations
@@ -83,11 +83,6 @@ class Child(Generic[Asked, Reply]):
     def alive(self) -> bool:
         """Return whether it can be called."""
         return self._socket is not None and self._loop is not None
-
-    @property
-    def under_way(self) -> int:
-        """Return the number of calls not answered yet."""
-        return len(self._waiting)
 
     def start(self) -> None:
         """Begin to listen; call inside the event loop."""
@@ -173,9 +168,8 @@ def stay_on(cores: AbstractSet[int]) -> None:
 def core_numbers() -> list[int]:
     """Return the numbers of the cores that this process may use, none where nobody can tell.
 
-    The first is the event loop's, the others are the children's. Left to itself the system wakes a
-    child on the core of the loop, which has just written to it, and lets the others idle: at 1,000
-    requests a second that doubled the median.
+    The first is the event loop's, the others are for what goes on beside it. Left to itself the
+    system wakes a helper on the core of the loop, which has just called it.
 
     >>> core_numbers() == sorted(core_numbers())
     True

@@ -16,7 +16,7 @@ from ouzel.events.types import Event
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SearchIndex
-from ouzel.retrieval.scan import ScanIndex, ScanWorker
+from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
 from ouzel.serving.child import core_numbers
@@ -112,18 +112,25 @@ class Engine:
             self._encoder.close()
         if self._scanning is not None:
             asyncio.get_running_loop().remove_reader(self._scanning.fileno())
+            # Who still waits for a pass is answered in the loop.
+            for stage in self._searches:
+                stage.search_with(None)
             self._scanning.close()
+            self._scanning = None
         await self.writer.close()
         self.log.close()
 
     def _scan_beside(self) -> None:
         """Let the other cores search, if there are some and the index has a kernel."""
-        stages = [stage for stage in self._searches if isinstance(stage.index, ScanIndex)]
-        if not stages or not self._other_cores:
+        if not self._other_cores or not any(s.search_with(None) for s in self._searches):
             return
-        self._scanning = ScanWorker(self._other_cores)
-        for stage in stages:
-            stage.worker = self._scanning
+        try:
+            self._scanning = ScanWorker(self._other_cores)
+        except RuntimeError as error:
+            logger.warning("searches stay in the event loop: %s", error)
+            return
+        for stage in self._searches:
+            stage.search_with(self._scanning)
         asyncio.get_running_loop().add_reader(self._scanning.fileno(), self._scanning.collect)
 
     def why_not_ready(self) -> list[str]:
