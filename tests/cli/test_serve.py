@@ -114,7 +114,11 @@ def test_the_key_may_come_from_the_environment(home):
 
 def test_what_cannot_be_served_is_told_in_one_line(home, tmp_path):
     assert "ouzel train" in refusal(tmp_path / "nowhere", "--port", 0)
-    assert "no model yet" in refusal(tmp_path, "--port", 0)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no model yet" in refusal(empty, "--port", 0)
+    assert not list(empty.iterdir())
+    assert "no folder" in refusal(home, "--port", 0, "--port-file", empty / "no" / "port")
 
 
 def test_a_taken_port_is_told_in_one_line(home):

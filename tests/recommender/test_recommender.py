@@ -233,3 +233,9 @@ def test_cleaning_is_told_and_takes_away_what_it_says() -> None:
     rated = from_arrow(frame.head(3))
     with pytest.raises(ValueError, match="lower it"):
         cleaned(rated, TrainOptions(min_value=9), Silent())
+
+
+@pytest.mark.parametrize("user_ids", ["u1", [1, 2]])
+def test_ids_that_are_no_list_of_texts_are_refused(trained: Path, user_ids) -> None:
+    with pytest.raises(ValueError, match="list of texts"):
+        Recommender.load(trained).recommend(user_ids)

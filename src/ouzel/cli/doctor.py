@@ -39,7 +39,9 @@ def command(
     home: Annotated[
         Path | None, typer.Argument(help="A home to check as well: its bundles and its log.")
     ] = None,
-    port: Annotated[int, typer.Option(help="The port that a server would listen on.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port that a server would listen on.")
+    ] = 8000,
     json: Annotated[
         str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
     ] = None,

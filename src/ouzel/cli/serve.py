@@ -55,7 +55,9 @@ def command(
     from ouzel.serving.server import serve
 
     def listening(address: str) -> None:
-        emit({"address": address, "page": f"{address}/dashboard", "process": os.getpid()}, json)
+        # For people as text: a number would get separators, and nobody kills 9,540.
+        process = os.getpid() if json is not None else str(os.getpid())
+        emit({"address": address, "page": f"{address}/dashboard", "process": process}, json)
         sys.stdout.flush()
 
     serve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -44,7 +45,11 @@ class TrainOptions:
         _check_name("split", self.split, SPLIT_NAMES)
         if self.k_core is not None and self.k_core < 1:
             raise ValueError(f"k_core is {self.k_core}: give 1 or more, or leave it out")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: give 0 or more")
+        if self.min_value is not None and not math.isfinite(self.min_value):
+            raise ValueError(f"min_value is {self.min_value}: give a number, or leave it out")
+        if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes is {self.minutes}: give more than 0, or leave it out")
 
 

@@ -73,10 +73,14 @@ class Recommender:
         A user without known events gets what is popular; `source` says so.
 
         Raises:
-            ValueError: nothing was fitted, or `k` is not between 1 and 500.
+            ValueError: nothing was fitted, `k` is not between 1 and 500, or an id is no text.
         """
         import polars as pl
 
+        if isinstance(user_ids, str) or not all(isinstance(user, str) for user in user_ids):
+            raise ValueError(
+                f"user_ids is {user_ids!r}: give a list of texts, such as ['u1', 'u2']"
+            )
         if not 1 <= k <= MAX_K:
             raise ValueError(f"k is {k}: give 1 to {MAX_K}")
         answering = self._open()

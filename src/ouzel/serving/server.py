@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from ouzel.bundle.store import BundleStore
 from ouzel.events.alone import alone
 from ouzel.serving.app import Settings, create_app
 from ouzel.serving.child import core_numbers, stay_on
@@ -66,6 +67,11 @@ def serve(
     ValueError: no-such-home is no home: make one with `ouzel train --data PATH --out no-such-home`
     """
     check_binding(host, api_key)
+    if port_file is not None and not port_file.parent.is_dir():
+        raise ValueError(f"the port file {port_file} has no folder to be in: make it first")
+    if home.is_dir():
+        # Before the lock, which would be left behind in a folder that has nothing to do with us.
+        BundleStore(home).current()
     settings = Settings(host=host, api_key=api_key)
     if state_bytes is not None:
         settings = replace(settings, state_bytes=state_bytes)
