@@ -188,16 +188,16 @@ def visible_row(spec: LoadSpec, effort: Effort) -> Row:
     >>> from types import SimpleNamespace
     >>> from unittest.mock import patch
     >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u", "v"], event_share=0, miss_share=0)
-    >>> late = SimpleNamespace(void=True, send_lag_p99_ms=7.0)
+    >>> late = SimpleNamespace(void=True, send_lag_p99_ms=7.0, stolen_share=0.0)
     >>> with patch.multiple(
     ...     "ouzel.evaluation.serving_case",
     ...     run_load=lambda spec: late,
     ...     measure_visibility=lambda port, users, *, pause_seconds: {"probes": 1.0},
     ... ):
-    ...     visible_row(spec, QUICK)
+    ...     visible_row(spec, QUICK)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: the load was sent 7.0 ms late: end what else runs here
+    ValueError: the load was sent 7.0 ms late and robbed of 0.0% of the cores: end what else ...
     """
     loaded, probed = spec.users[: len(spec.users) // 2], spec.users[len(spec.users) // 2 :]
     asked = msgspec.structs.replace(spec, users=loaded, duration_s=effort.hold_s)
@@ -212,7 +212,8 @@ def visible_row(spec: LoadSpec, effort: Effort) -> Row:
             break
     if result.void:
         raise ValueError(
-            f"the load was sent {result.send_lag_p99_ms:.1f} ms late: end what else runs here"
+            f"the load was sent {result.send_lag_p99_ms:.1f} ms late and robbed of "
+            f"{result.stolen_share:.1%} of the cores: end what else runs here and on the host"
         )
     return {**row, "background_requests_per_s": result.requests_per_s}
 
