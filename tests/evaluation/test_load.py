@@ -6,8 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -249,25 +247,9 @@ def test_marks_that_mean_nothing_are_refused():
         sustained(spec_of(1), p99_ms=0)
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux only")
-def test_the_core_is_kept_awake_at_low_rates_only_and_let_go_after_the_run():
-    def children():
-        return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-
-    before = children()
-    with load._awake(load.AWAKE_BELOW) as kept:
-        assert children() == before and not kept
-    with load._awake(load.AWAKE_BELOW / 2) as kept:
-        assert kept
-        (spinner,) = set(children()) - set(before)
-        while os.sched_getscheduler(int(spinner)) != os.SCHED_IDLE:
-            time.sleep(0.001)
-    assert children() == before
-
-
 @pytest.mark.parametrize(("stolen", "void"), [(0.001, False), (0.02, True)])
 def test_a_run_whose_cores_the_host_took_away_is_void(monkeypatch, capsysbinary, stolen, void):
-    run = {"void": False, "realtime": True, "stolen_share": 0.0, "kept_awake": True}
+    run = {"void": False, "realtime": True, "stolen_share": 0.0}
     result = msgspec.defstruct("Run", [(name, type(value), value) for name, value in run.items()])
     clock = iter([5.0, 5.0 + stolen * 10.0])
     monkeypatch.setattr(load, "stolen_s", clock.__next__)

@@ -12,13 +12,11 @@ References:
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 
@@ -36,9 +34,6 @@ MAX_DEGRADED_SHARE = 0.001
 TRIES = 12
 """Runs of one rate before the search is given up because every run was void: such runs say nothing
 about the server, so the rate counts neither as held nor as not held."""
-
-AWAKE_BELOW = 500.0
-"""Requests per second below which the generator keeps its core awake; above, the load does."""
 
 LOWEST_RATE = 1.0
 """Requests per second below which the search for a sustained rate gives up."""
@@ -203,47 +198,16 @@ def _main() -> int:
         plan = make_plan(spec)
         realtime = _go_first()
         stolen = stolen_s()
-        with _awake(spec.rate) as kept_awake:
-            result = drive(spec, plan)
+        result = drive(spec, plan)
         run_s = (spec.warmup_s + spec.duration_s) * (os.cpu_count() or 1)
         share = (stolen_s() - stolen) / run_s
         void = result.void or share > MAX_STOLEN_SHARE
-        result = msgspec.structs.replace(
-            result, realtime=realtime, stolen_share=share, kept_awake=kept_awake, void=void
-        )
+        result = msgspec.structs.replace(result, realtime=realtime, stolen_share=share, void=void)
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(result))
     return 0
-
-
-@contextlib.contextmanager
-def _awake(rate: float) -> Iterator[bool]:
-    """Yield whether the core of this process is kept from falling asleep between the sends.
-
-    That is done at a low `rate`: a virtual core that idles takes milliseconds to wake, and every
-    send would be late. A process of the idle class keeps it busy, which runs only while nothing
-    else on that core wants to. What of the server runs there wakes sooner, too.
-    """
-    if rate >= AWAKE_BELOW or not hasattr(os, "SCHED_IDLE"):
-        yield False
-        return
-    generator = os.getpid()
-    spinner = os.fork()
-    if not spinner:
-        try:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            while os.getppid() == generator:
-                for _ in range(1_000_000):
-                    pass
-        finally:
-            os._exit(0)
-    try:
-        yield True
-    finally:
-        os.kill(spinner, signal.SIGKILL)
-        os.waitpid(spinner, 0)
 
 
 def _go_first() -> bool:

@@ -58,7 +58,6 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     every connection busy. `client_cpu_share` is the generator's own processor time per second;
     `realtime` says that the system let it go before all others, which keeps its send lag small.
     `stolen_share` is the share of the cores' time that the host of a virtual machine took away.
-    `kept_awake` says that the generator's core, which the server may use too, was not let sleep.
     """
 
     rate: float
@@ -80,7 +79,6 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     void: bool
     realtime: bool = False
     stolen_share: float = 0.0
-    kept_awake: bool = False
     server: ServerUse | None = None
 
 

@@ -167,7 +167,6 @@ def sustained_row(
         "send_lag_p99_ms": result.send_lag_p99_ms,
         "client_cpu_share": result.client_cpu_share,
         "stolen_share": result.stolen_share,
-        "kept_awake": result.kept_awake,
         "trials": len(found.trials),
     }
     if "event" in result.latency:
