@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
+from ouzel.serving.engine import Engine
 from tests.tiny import NUM_ROWS, START_MS, tiny_files, tiny_graphs
 
 HOUR_MS = 3_600_000
@@ -40,6 +44,19 @@ def write_home(home: Path, *, num_users: int = 6) -> None:
             graphs=tiny_files(),
         )
     BundleStore(home).promote(bundle.digest)
+
+
+def in_service(engine: Engine, work: Callable[[], Awaitable[Any]]) -> Any:
+    """Return what `work` returns while the engine of a home is in service."""
+
+    async def service() -> Any:
+        await engine.start()
+        try:
+            return await work()
+        finally:
+            await engine.close()
+
+    return asyncio.run(service())
 
 
 def _items() -> list[ItemUpdate]:

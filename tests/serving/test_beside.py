@@ -13,7 +13,7 @@ from ouzel.serving.child import core_numbers
 from ouzel.serving.home import open_home
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import RecommendRequest
-from tests.serving.real_home import write_home
+from tests.serving.real_home import in_service, write_home
 
 pytestmark = pytest.mark.skipif(
     not ScanIndex.works() or len(core_numbers()) < 2, reason="no scan kernel, or one core only"
@@ -28,17 +28,6 @@ def engine(tmp_path, monkeypatch):
     monkeypatch.setattr("ouzel.events.clock.now_ms", lambda: 10**12)
     write_home(tmp_path / "home")
     return open_home(tmp_path / "home", state_bytes=1 << 20)
-
-
-def in_service(engine, work):
-    async def service():
-        await engine.start()
-        try:
-            return await work()
-        finally:
-            await engine.close()
-
-    return asyncio.run(service())
 
 
 def lists(answers):

@@ -19,7 +19,7 @@ from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import RecommendRequest
 from tests.inference.test_exactness import BOUND, append, states_of, vector
-from tests.serving.real_home import write_home
+from tests.serving.real_home import in_service, write_home
 from tests.tiny import START_MS, oracle, random_history, tiny_graphs, tiny_model
 
 STATE_BYTES = 1 << 20
@@ -38,17 +38,6 @@ def engine(tmp_path):
     engine = open_home(tmp_path / "home", state_bytes=STATE_BYTES)
     assert engine._encoder is not None
     yield engine
-
-
-def in_service(engine, work):
-    async def service():
-        await engine.start()
-        try:
-            return await work()
-        finally:
-            await engine.close()
-
-    return asyncio.run(service())
 
 
 async def crowd(engine):
@@ -121,7 +110,8 @@ def test_events_between_the_ends_of_a_rebuild_count(late):
     histories = {0: random_history(np.random.default_rng(5), 12)}
     states = states_of(histories)
     before = states.begin_rebuild(0)
-    made = encoded_state(tiny_graphs(), before)
+    asked = {"rows": before.rows, "times_ms": before.times_ms}
+    made = encoded_state(tiny_graphs(), asked)
     time_ms = START_MS - 1 if late else int(before.times_ms[-1]) + 5
     append(histories, 0, 3, time_ms)
     states.observe(0, 3, time_ms)
@@ -141,9 +131,9 @@ def test_one_user_is_encoded_once_and_who_gives_up_stops_nobody():
     histories = {0: random_history(np.random.default_rng(6), 9)}
     states = states_of(histories)
 
-    def slow(history):
+    def slow(asked):
         time.sleep(0.2)
-        return encoded_state(tiny_graphs(), history)
+        return encoded_state(tiny_graphs(), asked)
 
     async def work():
         encoder.start()
@@ -166,10 +156,11 @@ def test_many_long_histories_at_once_do_not_stop_the_loop():
     states = states_of(histories, slots=count)
     field = tiny_graphs().shape.receptive_field
 
-    def padded(history):
-        made = encoded_state(tiny_graphs(), history.last(field))
-        made.ballast = np.zeros(1 << 19, np.uint8)  # as large as the state of a larger model
-        return made
+    def padded(asked):
+        newest = {name: column[-field:] for name, column in asked.items()}
+        made = encoded_state(tiny_graphs(), newest)
+        # As large as the state of a larger model.
+        return {**made, "ballast": np.zeros(1 << 19, np.uint8)}
 
     async def work():
         encoder.start()

@@ -11,7 +11,7 @@ Shape legend: S = slots, H = heads, E = head size, W = window, D = H E, L = leng
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,17 +134,23 @@ class StatePool:
     def copied(self, user: int) -> StatePool:
         """Return a pool of one slot, number 0, with a copy of the user's state."""
         copy = StatePool(self.shape, max_bytes=slot_bytes(self.shape))
-        copy.adopt(0, self, self._slots[user])
+        copy.put(0, self.arrays(self._slots[user]))
         return copy
 
-    def adopt(self, slot: int, other: StatePool, other_slot: int) -> None:
-        """Put a copy of the state in `other_slot` of another pool into `slot`."""
-        for ours, theirs in zip(self.cache, other.cache, strict=True):
-            ours[slot] = theirs[other_slot]
-        self.last_SD[slot] = other.last_SD[other_slot]
-        self.last_time_S[slot] = other.last_time_S[other_slot]
-        self.length_S[slot] = other.length_S[other_slot]
-        self._hashes[slot] = other._hashes[other_slot]
+    def arrays(self, slot: int) -> dict[str, Array]:
+        """Return the state in `slot` by name: views of it, but for the counts and the hash."""
+        rings = {f"ring_{index}": ring[slot] for index, ring in enumerate(self.cache)}
+        counts = np.array([self.length_S[slot], self.last_time_S[slot]])
+        digest = np.array([self._hashes[slot]], np.uint64)
+        return {**rings, "last": self.last_SD[slot], "counts": counts, "hash": digest}
+
+    def put(self, slot: int, arrays: Mapping[str, Array]) -> None:
+        """Put a copy of a state that `arrays` of a pool of this shape gave into `slot`."""
+        for index, ring in enumerate(self.cache):
+            ring[slot] = arrays[f"ring_{index}"]
+        self.last_SD[slot] = arrays["last"]
+        self.length_S[slot], self.last_time_S[slot] = arrays["counts"]
+        self._hashes[slot] = int(arrays["hash"][0])
 
     def take(self, user: int) -> tuple[int, int | None]:
         """Return a slot for a user who is not here, and who had to give way for it, if anyone."""

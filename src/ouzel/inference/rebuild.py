@@ -5,16 +5,20 @@ What happened meanwhile is settled when it comes back (`UserStates.end_rebuild`)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ouzel.events.interactions import History
 from ouzel.inference.encoding import encode_into
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.pool import StatePool, slot_bytes
+from ouzel.inference.pool import Array, StatePool, slot_bytes
 
 
-def encoded_state(graphs: Graphs, history: History) -> StatePool:
-    """Return a pool of one slot, number 0, with the state of a history of known events.
+def encoded_state(graphs: Graphs, asked: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the state, as `StatePool.arrays` gives it, of a history of known events.
+
+    `asked` has the history as `rows` (n,) int32 and `times_ms` (n,) int64.
 
     >>> from types import SimpleNamespace
     >>> from ouzel.inference.onnxruntime import StateShape
@@ -22,13 +26,13 @@ def encoded_state(graphs: Graphs, history: History) -> StatePool:
     >>> graphs = SimpleNamespace(
     ...     shape=StateShape(1, 1, 2, 4), encode=lambda histories: [ring, ring, last]
     ... )
-    >>> history = History(np.array([3], np.int32), np.array([10], np.int64))
-    >>> int(encoded_state(graphs, history).length_S[0])
-    1
+    >>> asked = {"rows": np.array([3], np.int32), "times_ms": np.array([10], np.int64)}
+    >>> encoded_state(graphs, asked)["counts"]
+    array([ 1, 10])
     """
     made = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
-    encode_into(graphs, made, [0], [history])
-    return made
+    encode_into(graphs, made, [0], [History(asked["rows"], asked["times_ms"])])
+    return made.arrays(0)
 
 
 def later_events(before: History, now: History) -> History | None:

@@ -14,7 +14,7 @@ Shape legend: B = batch, D = vector size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from ouzel.inference.encoding import (
     known_events,
 )
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.pool import StatePool
+from ouzel.inference.pool import Array, StatePool
 from ouzel.inference.rebuild import later_events
 
 AUDIT_TOLERANCE = 1e-3
@@ -133,7 +133,7 @@ class UserStates:
         history = known_events(self._graphs, self._load_history(user))
         return history if len(history) else None
 
-    def end_rebuild(self, user: int, before: History, made: StatePool) -> None:
+    def end_rebuild(self, user: int, before: History, made: Mapping[str, Array]) -> None:
         """Put the state `made` of the history `before` in force, with the events that came since.
 
         Left out if that history is no longer the beginning of what it is now.
@@ -141,7 +141,7 @@ class UserStates:
         later = later_events(before, known_events(self._graphs, self._load_history(user)))
         if user in self.pool or later is None:
             return
-        self.pool.adopt(self._take(user), made, 0)
+        self.pool.put(self._take(user), made)
         self.stats.rebuilds += 1
         for row, time_ms in zip(later.rows.tolist(), later.times_ms.tolist(), strict=True):
             self.observe(user, row, time_ms)

@@ -13,7 +13,6 @@ import contextlib
 import gc
 import logging
 import os
-import pickle
 import resource
 import signal
 import socket
@@ -22,12 +21,15 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, NoReturn
+
+from numpy.typing import NDArray
+from safetensors import numpy as safetensors
 
 logger = logging.getLogger(__name__)
 
-Asked = TypeVar("Asked")
-Reply = TypeVar("Reply")
+Arrays = dict[str, NDArray[Any]]
+"""What a call is given and what it answers: arrays by name, as a safetensors file would hold."""
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 20
@@ -37,31 +39,32 @@ class ChildDiedError(Exception):
     """The process has gone before it answered."""
 
 
-class Child(Generic[Asked, Reply]):
+class Child:
     """A process that answers calls of `function` in their order.
 
     Make it while this process has one thread, and `start` it in the event loop. `name` is for logs.
     It runs on `cores`, or wherever the system likes if none are given. A call that raises ends the
     process: the function is one that does not raise.
 
-    >>> double = Child(lambda number: 2 * number, name="double")
+    >>> import numpy as np
+    >>> double = Child(lambda asked: {"twice": 2 * asked["once"]}, name="double")
     >>> async def ask():
     ...     double.start()
-    ...     return await double.call(21)
-    >>> asyncio.run(ask())
-    42
+    ...     return await double.call({"once": np.array([21])})
+    >>> asyncio.run(ask())["twice"]
+    array([42])
     >>> double.close()
     """
 
     def __init__(
         self,
-        function: Callable[[Asked], Reply],
+        function: Callable[[Arrays], Arrays],
         *,
         name: str,
         cores: AbstractSet[int] = frozenset(),
     ) -> None:
         self._name = name
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[asyncio.Future[Arrays]] = deque()
         self._received = bytearray()
         ours, theirs = socket.socketpair()
         # Few calls are under way at once: a buffer that holds them all never makes us wait.
@@ -90,7 +93,7 @@ class Child(Generic[Asked, Reply]):
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._socket, self._read)
 
-    def call(self, asked: Asked) -> asyncio.Future[Reply] | None:
+    def call(self, asked: Arrays) -> asyncio.Future[Arrays] | None:
         """Return what the function makes of `asked`, later; None if the process has gone.
 
         The future raises ChildDiedError if the process goes before it has answered.
@@ -102,7 +105,7 @@ class Child(Generic[Asked, Reply]):
         except OSError:
             self._die()
             return None
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        future: asyncio.Future[Arrays] = self._loop.create_future()
         self._waiting.append(future)
         return future
 
@@ -127,7 +130,7 @@ class Child(Generic[Asked, Reply]):
         while (message := _message(self._received)) is not None:
             future = self._waiting.popleft()
             if not future.done():
-                future.set_result(pickle.loads(message))
+                future.set_result(safetensors.load(message))
 
     def _die(self) -> None:
         logger.error("the %s process has gone: the server goes on without it, slower", self._name)
@@ -177,8 +180,8 @@ def core_numbers() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def _send(link: socket.socket, value: object) -> None:
-    message = pickle.dumps(value, protocol=5)
+def _send(link: socket.socket, arrays: Arrays) -> None:
+    message = safetensors.save(arrays)
     link.sendall(_LENGTH.pack(len(message)) + message)
 
 
@@ -196,7 +199,7 @@ def _message(received: bytearray) -> bytes | None:
 
 
 def _serve(
-    function: Callable[[Asked], object], link: socket.socket, cores: AbstractSet[int]
+    function: Callable[[Arrays], Arrays], link: socket.socket, cores: AbstractSet[int]
 ) -> NoReturn:
     """Body of the process: it ends with the socket, and takes nothing else of its parent along."""
     try:
@@ -209,7 +212,7 @@ def _serve(
         while data := link.recv(_CHUNK):
             received += data
             while (message := _message(received)) is not None:
-                _send(link, function(pickle.loads(message)))
+                _send(link, function(safetensors.load(message)))
     except BrokenPipeError:
         pass  # The parent left while we answered.
     except BaseException:

@@ -19,9 +19,8 @@ from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
-from ouzel.serving.child import core_numbers
+from ouzel.serving.child import Child, core_numbers
 from ouzel.serving.metrics import Family, Metrics
-from ouzel.serving.rebuilds import Encoder
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
@@ -48,7 +47,7 @@ class Parts:
     num_rows: int
     visitors: Visitors
     writer: LogWriter
-    encoder: Encoder | None = None
+    encoder: Child | None = None
 
 
 class Engine:

@@ -11,9 +11,7 @@ import asyncio
 import logging
 from functools import partial
 
-from ouzel.events.interactions import History
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.pool import StatePool
 from ouzel.inference.rebuild import encoded_state
 from ouzel.inference.states import UserStates
 from ouzel.serving.child import Child, ChildDiedError, can_fork, core_numbers
@@ -23,10 +21,8 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 64
 """Most users waiting; more would wait for longer than a deadline."""
 
-Encoder = Child[History, StatePool]
 
-
-def fork_encoder(graphs: Graphs) -> Encoder | None:
+def fork_encoder(graphs: Graphs) -> Child | None:
     """Return the process that encodes histories, None where one would not help.
 
     Call it before this process has a second thread.
@@ -45,7 +41,7 @@ def fork_encoder(graphs: Graphs) -> Encoder | None:
 class Rebuilds:
     """Lets `encoder` make states, one after the other; lives in one event loop."""
 
-    def __init__(self, states: UserStates, encoder: Encoder) -> None:
+    def __init__(self, states: UserStates, encoder: Child) -> None:
         self._states = states
         self._encoder = encoder
         self._made: dict[int, asyncio.Task[None]] = {}
@@ -68,8 +64,10 @@ class Rebuilds:
         try:
             async with self._turn:
                 history = self._states.begin_rebuild(user)
-                state = None if history is None else self._encoder.call(history)
-                if history is not None and state is not None:
+                if history is None:
+                    return
+                state = self._encoder.call({"rows": history.rows, "times_ms": history.times_ms})
+                if state is not None:
                     self._states.end_rebuild(user, history, await state)
         except ChildDiedError:
             return
