@@ -222,8 +222,15 @@ def test_a_void_run_is_tried_again_and_never_counts():
     found = sustained(spec_of(1, rate=64.0, duration_s=30.0), p99_ms=7.0, run=run)
     assert tried[0] == tried[1] and found.requests_per_s > 50
     run, _ = fake_runs(100.0, void_at=range(1000))
-    with pytest.raises(ValueError, match="runs at 64 requests/s were void"):
+    with pytest.raises(ValueError, match="runs at 64 requests/s told nothing"):
         sustained(spec_of(1, rate=64.0), p99_ms=7.0, run=run)
+
+
+@pytest.mark.parametrize(("in_time", "outcome"), [(0.9995, True), (0.99, None)])
+def test_what_is_missed_while_the_host_has_the_cores_tells_nothing(in_time, outcome):
+    template = fake_runs(1.0)[0](spec_of(1, rate=0.5))
+    run = msgspec.structs.replace(template, stolen_share=0.02, within_mark=in_time)
+    assert held(run) is outcome
 
 
 def test_every_run_of_a_search_asks_for_users_without_a_state() -> None:
@@ -247,9 +254,9 @@ def test_marks_that_mean_nothing_are_refused():
         sustained(spec_of(1), p99_ms=0)
 
 
-@pytest.mark.parametrize(("stolen", "void"), [(0.001, False), (0.02, True)])
-def test_a_run_whose_cores_the_host_took_away_is_void(monkeypatch, capsysbinary, stolen, void):
-    run = {"void": False, "realtime": True, "stolen_share": 0.0}
+@pytest.mark.parametrize(("stolen", "robbed"), [(0.001, False), (0.02, True)])
+def test_a_run_says_whether_the_host_took_the_cores_away(monkeypatch, capsysbinary, stolen, robbed):
+    run = {"realtime": True, "stolen_share": 0.0}
     result = msgspec.defstruct("Run", [(name, type(value), value) for name, value in run.items()])
     clock = iter([5.0, 5.0 + stolen * 10.0])
     monkeypatch.setattr(load, "stolen_s", clock.__next__)
@@ -261,5 +268,6 @@ def test_a_run_whose_cores_the_host_took_away_is_void(monkeypatch, capsysbinary,
     monkeypatch.setattr(sys, "stdin", stdin)
     assert load._main() == 0
     told = msgspec.json.decode(capsysbinary.readouterr().out)
-    assert told["void"] is void
     assert told["stolen_share"] == pytest.approx(stolen)
+    template = fake_runs(1.0)[0](spec_of(1, rate=0.5))
+    assert msgspec.structs.replace(template, stolen_share=told["stolen_share"]).robbed is robbed

@@ -142,9 +142,8 @@ def test_a_click_is_probed_only_while_the_load_is_on_time(spec, monkeypatch):
     first, second = asked
     assert not set(first) & set(second)  # nobody else clicks for a user who is probed
 
-    def late(one):
-        return msgspec.structs.replace(run_of(one), void=True)
-
-    monkeypatch.setattr("ouzel.evaluation.serving_case.run_load", late)
-    with pytest.raises(ValueError, match="end what else runs here"):
-        visible_row(spec, QUICK)
+    for trouble in ({"void": True}, {"stolen_share": 0.1}):
+        result = msgspec.structs.replace(run_of(spec), **trouble)
+        monkeypatch.setattr("ouzel.evaluation.serving_case.run_load", lambda one, to=result: to)
+        with pytest.raises(ValueError, match="end what else runs here"):
+            visible_row(spec, QUICK)

@@ -21,6 +21,7 @@ from ouzel.cli import machine
 from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
 from ouzel.cli.benchmarking.peer import BENCH, TUNINGS, Peer, Tuning
 from ouzel.cli.printing.output import emit, progress
+from ouzel.evaluation.load import held
 from ouzel.evaluation.load_result import LoadResult
 from ouzel.evaluation.server_process import running
 from ouzel.evaluation.serving_case import (
@@ -109,13 +110,10 @@ def _tell(words: str) -> None:
 def _tell_run(result: LoadResult) -> None:
     """Say what one run of a search came to."""
     took = result.latency["all"]
-    words = (
-        f"void, sent {result.send_lag_p99_ms:.1f} ms late, {result.stolen_share:.1%} stolen"
-        if result.void
-        else (
-            f"p50 {took.p50_ms:.1f} ms, p99 {took.p99_ms:.1f} ms, in time {result.within_mark:.2%}"
-        )
-    )
+    words = f"p50 {took.p50_ms:.1f} ms, p99 {took.p99_ms:.1f} ms, in time {result.within_mark:.2%}"
+    if held(result) is None:
+        words += f"; not counted: {result.stolen_share:.1%} stolen"
+        words += f", sent {result.send_lag_p99_ms:.1f} ms late"
     _tell(f"  {result.rate:7.0f} requests/s for {result.duration_s:g} s: {words}")
 
 

@@ -2,8 +2,8 @@
 
 Arrivals are a Poisson process fixed before the run; a request's latency counts from the moment it
 was due, so a server that stalls is charged for everybody who came meanwhile. A run whose own send
-lag is over a millisecond at p99 is void: it measured the generator. So is one in which the host
-took the cores away. One run is
+lag is over a millisecond at p99 is void: it measured the generator. A rate missed while the host
+took the cores away is tried again; one held in spite of that is held. One run is
 `python -m ouzel.evaluation.load`, a `LoadSpec` as JSON in, a `LoadResult` as JSON out.
 
 References:
@@ -22,7 +22,7 @@ import msgspec
 
 from ouzel.evaluation.load_client import drive
 from ouzel.evaluation.load_process import stolen_s
-from ouzel.evaluation.load_result import MAX_STOLEN_SHARE, LoadResult
+from ouzel.evaluation.load_result import LoadResult
 from ouzel.evaluation.load_spec import LoadSpec, make_plan
 
 HELD_SHARE = 0.999
@@ -32,8 +32,8 @@ MAX_DEGRADED_SHARE = 0.001
 """Share of requests that a cheaper plan may answer: a rate held without the model is not held."""
 
 TRIES = 12
-"""Runs of one rate before the search is given up because every run was void: such runs say nothing
-about the server, so the rate counts neither as held nor as not held."""
+"""Runs of one rate before the search is given up because no run said anything about the server:
+the rate counts neither as held nor as not held."""
 
 LOWEST_RATE = 1.0
 """Requests per second below which the search for a sustained rate gives up."""
@@ -75,16 +75,23 @@ def run_load(spec: LoadSpec) -> LoadResult:
     return msgspec.json.decode(done.stdout, type=LoadResult)
 
 
-def held(result: LoadResult) -> bool:
-    """Return whether the run is valid, 99.9% of it well within `mark_ms` and at most 0.1% degraded.
+def held(result: LoadResult) -> bool | None:
+    """Return whether 99.9% of a run went well within `mark_ms` and at most 0.1% degraded.
+
+    None if the run does not tell: it is void, or it missed while the host had the cores. A run that
+    is in time although the host took some of them is held: without the theft it would be quicker.
 
     >>> from types import SimpleNamespace
-    >>> held(SimpleNamespace(void=False, within_mark=1.0, degraded=2, requests=1000))
-    False
+    >>> run = {"void": False, "within_mark": 1.0, "requests": 1000, "robbed": True}
+    >>> held(SimpleNamespace(degraded=0, **run)), held(SimpleNamespace(degraded=2, **run))
+    (True, None)
     """
+    if result.void:
+        return None
     degraded_share = result.degraded / max(1, result.requests)
-    in_time = result.within_mark >= HELD_SHARE
-    return not result.void and in_time and degraded_share <= MAX_DEGRADED_SHARE
+    if result.within_mark >= HELD_SHARE and degraded_share <= MAX_DEGRADED_SHARE:
+        return True
+    return None if result.robbed else False
 
 
 def sustained(
@@ -99,19 +106,20 @@ def sustained(
     """Return the highest rate that is `held` within `p99_ms`, by bisection.
 
     The search starts from `spec.rate` with runs of `search_s`, within `precision`; it goes on from
-    the rate found, downwards, with runs of `spec.duration_s`. A void run is tried again. Every run
-    asks for other `cold_users` than the one before, since the last ones have a state now; `told`
-    hears of each.
+    the rate found, downwards, with runs of `spec.duration_s`. A run that does not tell is repeated.
+    Every run asks for other `cold_users` than the one before, since the last ones have a state
+    now; `told` hears of each.
 
     Raises:
-        ValueError: `p99_ms`, `search_s` or `precision` is not positive; every run of a rate was
-            void; or as `run_load`.
+        ValueError: `p99_ms`, `search_s` or `precision` is not positive; no run of a rate
+            told anything; or as `run_load`.
 
     >>> from types import SimpleNamespace
     >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
     >>> def server(asked):
     ...     in_time = float(asked.rate < 100)
-    ...     return SimpleNamespace(void=False, within_mark=in_time, degraded=0, requests=9)
+    ...     run = {"void": False, "robbed": False, "degraded": 0, "requests": 9}
+    ...     return SimpleNamespace(within_mark=in_time, **run)
     >>> 95 < sustained(spec, p99_ms=10, run=server).requests_per_s < 100
     True
     """
@@ -129,10 +137,11 @@ def sustained(
             asked = _others_next(asked)
             if told is not None:
                 told(trials[-1])
-            if not trials[-1].void:
-                return held(trials[-1])
+            outcome = held(trials[-1])
+            if outcome is not None:
+                return outcome
         raise ValueError(
-            f"{TRIES} runs at {rate:.0f} requests/s were void, the last sent "
+            f"{TRIES} runs at {rate:.0f} requests/s told nothing, the last sent "
             f"{trials[-1].send_lag_p99_ms:.1f} ms late and was robbed of "
             f"{trials[-1].stolen_share:.1%} of its cores: end what else runs on this machine and "
             "its host"
@@ -201,8 +210,7 @@ def _main() -> int:
         result = drive(spec, plan)
         run_s = (spec.warmup_s + spec.duration_s) * (os.cpu_count() or 1)
         share = (stolen_s() - stolen) / run_s
-        void = result.void or share > MAX_STOLEN_SHARE
-        result = msgspec.structs.replace(result, realtime=realtime, stolen_share=share, void=void)
+        result = msgspec.structs.replace(result, realtime=realtime, stolen_share=share)
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

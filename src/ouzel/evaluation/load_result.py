@@ -21,8 +21,8 @@ MAX_SEND_LAG_MS = 1.0
 
 
 MAX_STOLEN_SHARE = 0.001
-"""A run from which the host took more than this share of the cores' time is void: as many requests
-may be late, and no server can answer while it may not run."""
+"""A run from which the host took more of the cores' time than this share is robbed: as many
+requests may be late, and no server can answer while it may not run."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -80,6 +80,11 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     realtime: bool = False
     stolen_share: float = 0.0
     server: ServerUse | None = None
+
+    @property
+    def robbed(self) -> bool:
+        """Return whether a miss may be the host's doing."""
+        return self.stolen_share > MAX_STOLEN_SHARE
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def sustained_row(
     >>> from types import SimpleNamespace
     >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
     >>> too_slow = lambda asked: SimpleNamespace(
-    ...     void=False, within_mark=0.5, degraded=0, requests=9
+    ...     void=False, robbed=False, within_mark=0.5, degraded=0, requests=9
     ... )
     >>> sustained_row(spec, QUICK, p99_ms=50.0, run=too_slow)["requests_per_s"]
     0.0
@@ -187,7 +187,7 @@ def visible_row(spec: LoadSpec, effort: Effort) -> Row:
     >>> from types import SimpleNamespace
     >>> from unittest.mock import patch
     >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u", "v"], event_share=0, miss_share=0)
-    >>> late = SimpleNamespace(void=True, send_lag_p99_ms=7.0, stolen_share=0.0)
+    >>> late = SimpleNamespace(void=True, robbed=False, send_lag_p99_ms=7.0, stolen_share=0.0)
     >>> with patch.multiple(
     ...     "ouzel.evaluation.serving_case",
     ...     run_load=lambda spec: late,
@@ -207,9 +207,9 @@ def visible_row(spec: LoadSpec, effort: Effort) -> Row:
             pause_s = effort.hold_s / len(users)
             row = measure_visibility(spec.port, users, pause_seconds=pause_s)
             result = load.result()
-        if not result.void or len(probed) < (attempt + 2) * effort.probes:
+        if not (result.void or result.robbed) or len(probed) < (attempt + 2) * effort.probes:
             break
-    if result.void:
+    if result.void or result.robbed:
         raise ValueError(
             f"the load was sent {result.send_lag_p99_ms:.1f} ms late and robbed of "
             f"{result.stolen_share:.1%} of the cores: end what else runs here and on the host"
