@@ -12,13 +12,15 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
+from ouzel.serving.server import configured
+
 
 @contextmanager
 def running(app: ASGIApp) -> Iterator[httpx.Client]:
     """Yield a client of the application."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http="httptools", loop="uvloop", log_level="error", lifespan="on")
+    config = configured(app)
     server = uvicorn.Server(config)
 
     def run() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from ouzel.events.interactions import History
 from ouzel.events.types import Interaction
-from ouzel.inference.rebuild import encoded_state
+from ouzel.inference.rebuild import Workbench
 from ouzel.serving.child import Child
 from ouzel.serving.home import open_home
-from ouzel.serving.rebuilds import Rebuilds
+from ouzel.serving.rebuilds import Encoder, Rebuilds
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import RecommendRequest
 from tests.inference.test_exactness import BOUND, append, states_of, vector
@@ -111,11 +111,12 @@ def test_events_between_the_ends_of_a_rebuild_count(late):
     states = states_of(histories)
     before = states.begin_rebuild(0)
     asked = {"rows": before.rows, "times_ms": before.times_ms}
-    made = encoded_state(tiny_graphs(), asked)
+    bench = Workbench(tiny_graphs())
+    bench.encode(asked)
     time_ms = START_MS - 1 if late else int(before.times_ms[-1]) + 5
     append(histories, 0, 3, time_ms)
     states.observe(0, 3, time_ms)
-    states.end_rebuild(0, before, made)
+    states.end_rebuild(0, before, bench.made)
     assert states.contains(0) is not late  # an older event makes another history: encode it anew
     now_ms = int(histories[0].times_ms[-1]) + 60_000
     expected = oracle(tiny_model(), histories[0], now_ms)
@@ -131,13 +132,15 @@ def test_one_user_is_encoded_once_and_who_gives_up_stops_nobody():
     histories = {0: random_history(np.random.default_rng(6), 9)}
     states = states_of(histories)
 
+    bench = Workbench(tiny_graphs())
+
     def slow(asked):
         time.sleep(0.2)
-        return encoded_state(tiny_graphs(), asked)
+        return bench.encode(asked)
 
     async def work():
-        encoder.start()
-        rebuilds = Rebuilds(states, encoder)
+        child.start()
+        rebuilds = Rebuilds(states, Encoder(child, bench))
         hasty = asyncio.create_task(rebuilds.wait_for(0, seconds=0.01))
         patient = asyncio.create_task(rebuilds.wait_for(0, seconds=60))
         await hasty
@@ -145,29 +148,24 @@ def test_one_user_is_encoded_once_and_who_gives_up_stops_nobody():
         await patient
         assert states.contains(0) and states.stats.rebuilds == 1
 
-    encoder = Child(slow, name="test")
+    child = Child(slow, name="test")
     asyncio.run(work())
-    encoder.close()
+    child.close()
 
 
 def test_many_long_histories_at_once_do_not_stop_the_loop():
     count, length = 64, 20_000
     histories = {user: random_history(np.random.default_rng(user), length) for user in range(count)}
     states = states_of(histories, slots=count)
-    field = tiny_graphs().shape.receptive_field
-
-    def padded(asked):
-        newest = {name: column[-field:] for name, column in asked.items()}
-        made = encoded_state(tiny_graphs(), newest)
-        # As large as the state of a larger model.
-        return {**made, "ballast": np.zeros(1 << 19, np.uint8)}
+    bench = Workbench(tiny_graphs())
 
     async def work():
-        encoder.start()
-        rebuilds = Rebuilds(states, encoder)
+        child.start()
+        rebuilds = Rebuilds(states, Encoder(child, bench))
         await asyncio.gather(*(rebuilds.wait_for(user, seconds=60) for user in histories))
 
-    encoder = Child(padded, name="test")
+    child = Child(bench.encode, name="test")
     asyncio.run(asyncio.wait_for(work(), 60))
-    encoder.close()
+    child.close()
     assert all(states.contains(user) for user in histories)
+    assert max(states.audit(user) for user in histories) < BOUND

@@ -10,12 +10,14 @@ Shape legend: S = slots, H = heads, E = head size, W = window, D = H E, L = leng
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ouzel.events.interactions import History
 from ouzel.inference.onnxruntime import StateShape
@@ -78,9 +80,13 @@ def slot_bytes(shape: StateShape) -> int:
 
 
 class StatePool:
-    """Slots for as many users as fit in `max_bytes`; the least recently used one gives way."""
+    """Slots for as many users as fit in `max_bytes`; the least recently used one gives way.
 
-    def __init__(self, shape: StateShape, *, max_bytes: int) -> None:
+    What the slots hold is `shared` with processes forked later, if so asked; who has which slot is
+    not.
+    """
+
+    def __init__(self, shape: StateShape, *, max_bytes: int, shared: bool = False) -> None:
         self.num_slots = max_bytes // slot_bytes(shape)
         if self.num_slots < 1:
             raise ValueError(
@@ -95,15 +101,16 @@ class StatePool:
             self.num_slots,
         )
         ring_shapes = ((slots, heads, size, window), (slots, heads, window, size))
+        zeros = _shared_zeros if shared else np.zeros
         self.cache = [
-            np.zeros(ring_shape, np.float32)
+            zeros(ring_shape, np.float32)
             for _ in range(shape.num_layers)
             for ring_shape in ring_shapes
         ]
-        self.last_SD = np.zeros((slots, shape.dim), np.float32)
-        self.last_time_S = np.zeros(slots, np.int64)
-        self.length_S = np.zeros(slots, np.int64)
-        self._hashes = [0] * slots
+        self.last_SD = zeros((slots, shape.dim), np.float32)
+        self.last_time_S = zeros((slots,), np.int64)
+        self.length_S = zeros((slots,), np.int64)
+        self.hash_S = zeros((slots,), np.uint64)
         self._slots: OrderedDict[int, int] = OrderedDict()
         self._free = list(range(slots - 1, -1, -1))
         self.evictions = 0
@@ -129,28 +136,22 @@ class StatePool:
 
     def hash(self, user: int) -> int:
         """Return the hash of the history that the user's state was made from."""
-        return self._hashes[self._slots[user]]
+        return int(self.hash_S[self._slots[user]])
 
     def copied(self, user: int) -> StatePool:
         """Return a pool of one slot, number 0, with a copy of the user's state."""
         copy = StatePool(self.shape, max_bytes=slot_bytes(self.shape))
-        copy.put(0, self.arrays(self._slots[user]))
+        copy.put(0, self, self._slots[user])
         return copy
 
-    def arrays(self, slot: int) -> dict[str, Array]:
-        """Return the state in `slot` by name: views of it, but for the counts and the hash."""
-        rings = {f"ring_{index}": ring[slot] for index, ring in enumerate(self.cache)}
-        counts = np.array([self.length_S[slot], self.last_time_S[slot]])
-        digest = np.array([self._hashes[slot]], np.uint64)
-        return {**rings, "last": self.last_SD[slot], "counts": counts, "hash": digest}
+    def put(self, slot: int, other: StatePool, its_slot: int) -> None:
+        """Put a copy of a state of another pool of this shape into `slot`."""
+        for ours, theirs in zip(self._columns(), other._columns(), strict=True):
+            ours[slot] = theirs[its_slot]
 
-    def put(self, slot: int, arrays: Mapping[str, Array]) -> None:
-        """Put a copy of a state that `arrays` of a pool of this shape gave into `slot`."""
-        for index, ring in enumerate(self.cache):
-            ring[slot] = arrays[f"ring_{index}"]
-        self.last_SD[slot] = arrays["last"]
-        self.length_S[slot], self.last_time_S[slot] = arrays["counts"]
-        self._hashes[slot] = int(arrays["hash"][0])
+    def _columns(self) -> list[Array]:
+        """Return everything of the slots: slot s of all of them is one state."""
+        return [*self.cache, self.last_SD, self.last_time_S, self.length_S, self.hash_S]
 
     def take(self, user: int) -> tuple[int, int | None]:
         """Return a slot for a user who is not here, and who had to give way for it, if anyone."""
@@ -185,7 +186,7 @@ class StatePool:
         self.last_SD[slot] = encoded[-1][index]
         self.last_time_S[slot] = history.times_ms[-1]
         self.length_S[slot] = length
-        self._hashes[slot] = history_hash(history)
+        self.hash_S[slot] = history_hash(history)
 
     def extend(
         self, slots_B: NDArray[np.int64], fresh: Sequence[Array], rows: Array, times_ms: Array
@@ -201,4 +202,10 @@ class StatePool:
         for slot, row, time_ms in zip(
             slots_B.tolist(), rows.tolist(), times_ms.tolist(), strict=True
         ):
-            self._hashes[slot] = extend_hash(self._hashes[slot], row, time_ms)
+            self.hash_S[slot] = extend_hash(int(self.hash_S[slot]), row, time_ms)
+
+
+def _shared_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Return an array that this process and those forked from it both read and write."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)

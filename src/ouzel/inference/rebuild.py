@@ -15,10 +15,11 @@ from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import Array, StatePool, slot_bytes
 
 
-def encoded_state(graphs: Graphs, asked: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the state, as `StatePool.arrays` gives it, of a history of known events.
+class Workbench:
+    """A state under way: what one process makes of a history, for another to take.
 
-    `asked` has the history as `rows` (n,) int32 and `times_ms` (n,) int64.
+    Make it before the process that is to `encode` is forked: both see the same `made`, a pool of
+    one slot.
 
     >>> from types import SimpleNamespace
     >>> from ouzel.inference.onnxruntime import StateShape
@@ -26,13 +27,21 @@ def encoded_state(graphs: Graphs, asked: Mapping[str, Array]) -> dict[str, Array
     >>> graphs = SimpleNamespace(
     ...     shape=StateShape(1, 1, 2, 4), encode=lambda histories: [ring, ring, last]
     ... )
-    >>> asked = {"rows": np.array([3], np.int32), "times_ms": np.array([10], np.int64)}
-    >>> encoded_state(graphs, asked)["counts"]
-    array([ 1, 10])
+    >>> bench = Workbench(graphs)
+    >>> bench.encode({"rows": np.array([3], np.int32), "times_ms": np.array([10], np.int64)})
+    {}
+    >>> bench.made.length_S.tolist(), bench.made.last_time_S.tolist()
+    ([1], [10])
     """
-    made = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
-    encode_into(graphs, made, [0], [History(asked["rows"], asked["times_ms"])])
-    return made.arrays(0)
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.made = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape), shared=True)
+        self._graphs = graphs
+
+    def encode(self, asked: Mapping[str, Array]) -> dict[str, Array]:
+        """Make the state of a history of known events: `rows` (n,) int32, `times_ms` (n,) int64."""
+        encode_into(self._graphs, self.made, [0], [History(asked["rows"], asked["times_ms"])])
+        return {}
 
 
 def later_events(before: History, now: History) -> History | None:

@@ -14,7 +14,7 @@ Shape legend: B = batch, D = vector size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from ouzel.inference.encoding import (
     known_events,
 )
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.pool import Array, StatePool
+from ouzel.inference.pool import StatePool
 from ouzel.inference.rebuild import later_events
 
 AUDIT_TOLERANCE = 1e-3
@@ -125,7 +125,7 @@ class UserStates:
     def begin_rebuild(self, user: int) -> History | None:
         """Return the history to encode for a user whose state is not held; None if there is none.
 
-        `rebuild.encoded_state` makes the state of it, in any process that has the graphs.
+        A `rebuild.Workbench` makes the state of it, in another process.
         """
         if user in self.pool:
             return None
@@ -133,15 +133,15 @@ class UserStates:
         history = known_events(self._graphs, self._load_history(user))
         return history if len(history) else None
 
-    def end_rebuild(self, user: int, before: History, made: Mapping[str, Array]) -> None:
-        """Put the state `made` of the history `before` in force, with the events that came since.
+    def end_rebuild(self, user: int, before: History, made: StatePool) -> None:
+        """Put the one state in `made`, of the history `before`, in force with what came since.
 
         Left out if that history is no longer the beginning of what it is now.
         """
         later = later_events(before, known_events(self._graphs, self._load_history(user)))
         if user in self.pool or later is None:
             return
-        self.pool.put(self._take(user), made)
+        self.pool.put(self._take(user), made, 0)
         self.stats.rebuilds += 1
         for row, time_ms in zip(later.rows.tolist(), later.times_ms.tolist(), strict=True):
             self.observe(user, row, time_ms)

@@ -22,9 +22,8 @@ from ouzel.events.interactions import History
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
-from ouzel.serving.child import Child
 from ouzel.serving.problem import ProblemError
-from ouzel.serving.rebuilds import Rebuilds
+from ouzel.serving.rebuilds import Encoder, Rebuilds
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
 from ouzel.serving.wire import RecommendRequest
@@ -102,7 +101,7 @@ class Answers:
         *,
         states: UserStates,
         num_rows: int,
-        encoder: Child | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.pipeline = pipeline
         self._rebuilds = None if encoder is None else Rebuilds(states, encoder)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from ouzel.serving import read_routes
 from ouzel.serving.engine import Engine
 from ouzel.serving.events_route import EventsRoute
-from ouzel.serving.frame import Frame
+from ouzel.serving.frame import Frame, Short
 from ouzel.serving.home import default_state_bytes, open_home
 from ouzel.serving.openapi import OpenApiRoute
 from ouzel.serving.pages import Pages
@@ -67,28 +67,21 @@ def build_app(engine: Engine, access: Access) -> ASGIApp:
         finally:
             await engine.close()
 
-    return Frame(_Routing(engine, lifespan), access=access, metrics=engine.metrics)
+    short: dict[bytes, Short] = {
+        b"/v1/recommend": RecommendRoute(engine).short,
+        b"/v1/events": EventsRoute(engine).short,
+    }
+    routing = _Routing(engine, lifespan)
+    return Frame(routing, access=access, metrics=engine.metrics, short=short)
 
 
 class _Routing:
-    """Sends the two requests that come by the thousand straight to their routes.
-
-    The way through the router, which handles all others, takes as long as to write the answer.
-    """
+    """The router; what it refuses are problems like any other."""
 
     def __init__(self, engine: Engine, lifespan: Lifespan[Any]) -> None:
         self._router = Router(routes(engine), lifespan=lifespan)
-        self._direct: dict[tuple[str, str], ASGIApp] = {
-            ("POST", "/v1/recommend"): RecommendRoute(engine),
-            ("POST", "/v1/events"): EventsRoute(engine),
-        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http = scope["type"] == "http"
-        direct = self._direct.get((scope["method"], scope["path"])) if http else None
-        if direct is not None:
-            await direct(scope, receive, send)
-            return
         scope["app"] = self  # so that the router raises what it refuses
         try:
             await self._router(scope, receive, send)

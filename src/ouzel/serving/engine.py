@@ -19,8 +19,9 @@ from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
-from ouzel.serving.child import Child, core_numbers
+from ouzel.serving.child import core_numbers
 from ouzel.serving.metrics import Family, Metrics
+from ouzel.serving.rebuilds import Encoder
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
@@ -47,7 +48,7 @@ class Parts:
     num_rows: int
     visitors: Visitors
     writer: LogWriter
-    encoder: Child | None = None
+    encoder: Encoder | None = None
 
 
 class Engine:
@@ -71,7 +72,7 @@ class Engine:
             num_rows=parts.num_rows,
             encoder=parts.encoder,
         )
-        self._encoder = parts.encoder
+        self._encoder = None if parts.encoder is None else parts.encoder.child
         self._states = parts.states
         self._visitors = parts.visitors
         self._searches = [s for s in parts.pipeline.stages if isinstance(s, SearchIndex)]

@@ -29,9 +29,14 @@ class EventsRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer once the events are on the disk and the next list of their users knows them."""
+        timing_of(scope).route = "events"
+        body = await read_body(scope, receive, limit=MAX_EVENTS_BODY_BYTES)
+        await send_bytes(send, await self.short(scope, body))
+
+    async def short(self, scope: Scope, body: bytes) -> bytes:
+        """Return the acknowledgement of the events in a whole body as JSON."""
         timing = timing_of(scope)
         timing.route = "events"
-        body = await read_body(scope, receive, limit=MAX_EVENTS_BODY_BYTES)
         timing.mark("T", "read")
         ndjson = is_ndjson(header(scope, b"content-type"), body)
         found = ingest(body, ndjson=ndjson, now_ms=clock.now_ms())
@@ -53,4 +58,4 @@ class EventsRoute:
         )
         for outcome, count in (*counts.items(), ("rejected", len(reply.rejected))):
             self._engine.metrics.events[outcome] += count
-        await send_bytes(send, _encode(reply))
+        return _encode(reply)

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ouzel.serving.http import send_problem
+from ouzel.serving.http import JSON, send_problem
 from ouzel.serving.metrics import Metrics
-from ouzel.serving.problem import ProblemError
+from ouzel.serving.problem import CONTENT_TYPE, ProblemError
 from ouzel.serving.security import Access
 from ouzel.serving.timing import Timing
 
 logger = logging.getLogger(__name__)
 
 _ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+_ALWAYS_LINES = b"".join(b"%b: %b\r\n" % pair for pair in _ALWAYS)
+
+Short = Callable[[Scope, bytes], Awaitable[bytes]]
+"""A route that takes the whole body and returns the JSON of its answer, or raises a problem."""
 
 
 class Frame:
-    """An ASGI application around another: nothing leaves without timing, nothing as a bare 500."""
+    """An ASGI application around another: nothing leaves without timing, nothing as a bare 500.
 
-    def __init__(self, app: ASGIApp, *, access: Access, metrics: Metrics) -> None:
+    `short` are routes by path that a server may call without the messages of ASGI, see `answer`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        access: Access,
+        metrics: Metrics,
+        short: Mapping[bytes, Short] | None = None,
+    ) -> None:
+        self.short = {} if short is None else short
         self._app = app
         self._access = access
         self._metrics = metrics
@@ -45,11 +62,40 @@ class Frame:
         try:
             self._access.check(scope)
             await self._app(scope, receive, send_framed)
-        except ProblemError as problem:
-            await send_problem(send_framed, problem)
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+        except Exception as error:
+            problem = _problem(scope, error)
             if status:
                 raise
-            await send_problem(send_framed, ProblemError(500, "the server failed: see its log"))
+            await send_problem(send_framed, problem)
         self._metrics.request(timing, status)
+
+    async def answer(self, short: Short, scope: Scope, body: bytes) -> tuple[bytes, bytes]:
+        """Return the answer to a `POST` as it is sent: head, but for its last line, and body."""
+        timing = scope["ouzel.timing"] = Timing()
+        status, content_type, more = 200, JSON, b""
+        try:
+            self._access.check(scope)
+            reply = await short(scope, body)
+        except Exception as error:
+            problem = _problem(scope, error)
+            status, content_type, reply = problem.status, CONTENT_TYPE, problem.encode()
+            more = b"".join(b"%b: %b\r\n" % pair for pair in problem.headers)
+        timing.mark("A", "encode")
+        self._metrics.request(timing, status)
+        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nserver-timing: %b\r\n%b%b" % (
+            _STATUS_LINES[status], content_type, len(reply), timing.header(), _ALWAYS_LINES, more,
+        )  # fmt: skip
+        return head, reply
+
+
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+def _problem(scope: Scope, error: Exception) -> ProblemError:
+    """Return what the client is told of an error; the log is told of what was not foreseen."""
+    if isinstance(error, ProblemError):
+        return error
+    logger.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+    return ProblemError(500, "the server failed: see its log")

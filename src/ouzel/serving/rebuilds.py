@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
+from dataclasses import dataclass
 
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.rebuild import encoded_state
+from ouzel.inference.rebuild import Workbench
 from ouzel.inference.states import UserStates
-from ouzel.serving.child import Child, ChildDiedError, can_fork, core_numbers
+from ouzel.serving.child import Arrays, Child, ChildDiedError, can_fork, core_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,16 @@ MAX_WAITING = 64
 """Most users waiting; more would wait for longer than a deadline."""
 
 
-def fork_encoder(graphs: Graphs) -> Child | None:
-    """Return the process that encodes histories, None where one would not help.
+@dataclass(frozen=True)
+class Encoder:
+    """A process that encodes histories, and where it puts what it makes."""
+
+    child: Child
+    bench: Workbench
+
+
+def fork_encoder(graphs: Graphs) -> Encoder | None:
+    """Return a process that encodes histories, None where one would not help.
 
     Call it before this process has a second thread.
 
@@ -34,19 +42,18 @@ def fork_encoder(graphs: Graphs) -> Child | None:
     """
     if not can_fork():
         return None
-    others = set(core_numbers()[1:])
-    return Child(partial(encoded_state, graphs), name="encoding", cores=others)
+    bench = Workbench(graphs)
+    return Encoder(Child(bench.encode, name="encoding", cores=set(core_numbers()[1:])), bench)
 
 
 class Rebuilds:
     """Lets `encoder` make states, one after the other; lives in one event loop."""
 
-    def __init__(self, states: UserStates, encoder: Child) -> None:
+    def __init__(self, states: UserStates, encoder: Encoder) -> None:
         self._states = states
         self._encoder = encoder
         self._made: dict[int, asyncio.Task[None]] = {}
-        # One at a time: a child that waits to be read does not read, and what many ask for at once
-        # is more than the sockets hold, so that both would wait for each other for ever.
+        # One at a time: there is one bench.
         self._turn = asyncio.Lock()
 
     async def wait_for(self, user: int, *, seconds: float) -> None:
@@ -66,9 +73,11 @@ class Rebuilds:
                 history = self._states.begin_rebuild(user)
                 if history is None:
                     return
-                state = self._encoder.call({"rows": history.rows, "times_ms": history.times_ms})
-                if state is not None:
-                    self._states.end_rebuild(user, history, await state)
+                asked: Arrays = {"rows": history.rows, "times_ms": history.times_ms}
+                done = self._encoder.child.call(asked)
+                if done is not None:
+                    await done
+                    self._states.end_rebuild(user, history, self._encoder.bench.made)
         except ChildDiedError:
             return
         except Exception:

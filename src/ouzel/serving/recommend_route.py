@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -39,14 +40,36 @@ class RecommendRoute:
         self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; what was shown is logged after the answer has left."""
+        """Answer one request."""
+        timing_of(scope).route = "recommend"
+        if scope["method"] == "POST":
+            reply = await self.short(scope, await read_body(scope, receive))
+        else:
+            fields = parameters(scope, lists=LISTS)
+            reply = await self._answer(
+                scope, lambda: msgspec.convert(fields, RecommendRequest, strict=False)
+            )
+        await send_bytes(send, reply)
+
+    async def short(self, scope: Scope, body: bytes) -> bytes:
+        """Return the answer to a `POST` as JSON; what was shown is logged soon."""
         timing = timing_of(scope)
         timing.route = "recommend"
-        request = await _read(scope, receive, timing)
+        timing.mark("T", "read")
+        return await self._answer(scope, lambda: _decode(body))
+
+    async def _answer(self, scope: Scope, decode: Callable[[], RecommendRequest]) -> bytes:
+        timing = timing_of(scope)
+        try:
+            request = decode()
+            _check(request)
+        except DECODE_ERRORS as error:
+            raise undecodable(error) from None
+        timing.mark("T", "decode")
         answer = await self._engine.answers.answer(request, timing)
         reply = _reply(self._engine, answer, request.fields, timing)
-        await send_bytes(send, _encode(reply))
         _note_shown(self._engine, request, reply)
+        return _encode(reply)
 
 
 class PopularRoute:
@@ -71,22 +94,6 @@ class PopularRoute:
         reply = _reply(self._engine, Answer(found, None), request.fields, timing)
         await send_bytes(send, _encode(reply))
         _note_shown(self._engine, RecommendRequest(), reply)
-
-
-async def _read(scope: Scope, receive: Receive, timing: Timing) -> RecommendRequest:
-    try:
-        if scope["method"] == "POST":
-            body = await read_body(scope, receive)
-            timing.mark("T", "read")
-            request = _decode(body)
-        else:
-            fields = parameters(scope, lists=LISTS)
-            request = msgspec.convert(fields, RecommendRequest, strict=False)
-        _check(request)
-    except DECODE_ERRORS as error:
-        raise undecodable(error) from None
-    timing.mark("T", "decode")
-    return request
 
 
 def _check(request: RecommendRequest) -> None:

@@ -19,6 +19,7 @@ from ouzel.events.alone import alone
 from ouzel.serving.app import Settings, create_app
 from ouzel.serving.child import core_numbers, stay_on
 from ouzel.serving.security import check_binding
+from ouzel.serving.short import ShortWay
 
 SWITCH_SECONDS = 0.0005
 """How long the log writer may hold the interpreter while an answer waits for it (5 ms is
@@ -97,9 +98,23 @@ def run(app: ASGIApp, listener: socket.socket, listening: Callable[[int], None])
     >>> with bound("127.0.0.1", 0) as listener:  # told to stop as soon as it listens
     ...     run(Router(), listener, lambda port: signal.raise_signal(signal.SIGTERM))
     """
-    config = uvicorn.Config(
+    config = configured(app)
+    port = listener.getsockname()[1]
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with _ending_quietly():
+        _Server(config, lambda: listening(port)).run(sockets=[listener])
+
+
+def configured(app: ASGIApp) -> uvicorn.Config:
+    """Return how uvicorn serves an application.
+
+    >>> from starlette.routing import Router
+    >>> configured(Router()).http.__name__
+    'ShortWay'
+    """
+    return uvicorn.Config(
         app,
-        http="httptools",
+        http=ShortWay,
         loop="uvloop",
         access_log=False,
         log_level="warning",
@@ -107,10 +122,6 @@ def run(app: ASGIApp, listener: socket.socket, listening: Callable[[int], None])
         proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    port = listener.getsockname()[1]
-    sys.setswitchinterval(SWITCH_SECONDS)
-    with _ending_quietly():
-        _Server(config, lambda: listening(port)).run(sockets=[listener])
 
 
 def address(host: str, port: int) -> str:
