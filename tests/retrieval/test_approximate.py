@@ -112,3 +112,33 @@ def test_tuning_stops_where_exact_search_is_as_fast(data) -> None:
     index = Blind()
     tune(index, ExactIndex(vectors), queries, recall=0.99)
     assert index.recall == 0.0 and index.candidates <= 5000 // 8
+
+
+@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_hidden_rows_never_come_and_the_best_of_the_others_do(engine, data, share) -> None:
+    vectors, queries = data
+    hidden = np.random.default_rng(1).random(len(vectors)) < share
+    rows, scores = engine(vectors).search(queries, 10, hidden=hidden)
+    assert not hidden[rows].any() and (rows > 0).all()
+    everywhere = [np.flatnonzero(hidden).astype(np.int32)] * len(queries)
+    expected, _ = ExactIndex(vectors).search(queries, 10, exclude=everywhere)
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(rows, expected, strict=True)]
+    assert np.mean(shared) > 0.97
+    for query, found, values in zip(queries, rows, scores, strict=True):
+        np.testing.assert_allclose(values, vectors[found] @ query, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+def test_where_all_is_hidden_nothing_is_found(engine, data) -> None:
+    vectors, queries = data
+    rows, scores = engine(vectors).search(queries, 3, hidden=np.ones(len(vectors), np.bool_))
+    assert not rows.any() and np.isneginf(scores).all()
+
+
+@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+def test_an_index_gives_its_vectors(engine, data) -> None:
+    vectors, _ = data
+    index = engine(vectors)
+    np.testing.assert_array_equal(index.vector(5000), vectors[5000])
+    assert index.vector(0) is None and index.vector(5001) is None and index.vector(-1) is None

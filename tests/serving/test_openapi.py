@@ -54,7 +54,7 @@ def test_every_route_is_described(engine):
         (path, method.upper()) for path, item in openapi()["paths"].items() for method in item
     }
     served = {
-        (route.path, method)
+        (route.path.replace(":path}", "}"), method)
         for route in routes(engine)
         for method in route.methods
         if method != "HEAD"

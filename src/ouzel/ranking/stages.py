@@ -18,7 +18,7 @@ from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
 from ouzel.retrieval.index import Search
 from ouzel.retrieval.scan import ScanIndex, ScanWorker
-from ouzel.retrieval.types import Candidates, Query, Source, among
+from ouzel.retrieval.types import Candidates, Query, Source, among, visible
 
 SEQUENCE = "sequence"
 """Source name of items found with the stored state of a known user."""
@@ -50,10 +50,11 @@ class UserVectors(Protocol):
 class EncodeUser(Stage):
     """Gives each query its vector: from the pool for a user, encoded anew for a session.
 
-    A query whose history holds nothing that the model knows keeps no vector. The queries of a
-    pass share `now_ms`. States that the pool holds take one call. Whole histories are encoded
-    after that, one by one and at least one, for as long as the next one will end `RESERVED_MS`
-    before the deadline; the queries left over are `late`. `monotonic_ms` is the deadline's clock.
+    A query that came with a vector keeps it; one whose history holds nothing that the model knows
+    gets none. The queries of a pass share `now_ms`. States that the pool holds take one call.
+    Whole histories are encoded after that, one by one and at least one, for as long as the next
+    one will end `RESERVED_MS` before the deadline; the queries left over are `late`.
+    `monotonic_ms` is the deadline's clock.
     """
 
     name = "state"
@@ -81,7 +82,7 @@ class EncodeUser(Stage):
         queries, late = list(work.queries), []
         encoded, begun = 0, self._monotonic_ms()
         for place, query in enumerate(work.queries):
-            if not len(query.history):
+            if query.vector is not None or not len(query.history):
                 continue
             if query.user is not None and query.user in vectors:
                 queries[place] = query.with_vector(vectors[query.user])
@@ -96,7 +97,7 @@ class EncodeUser(Stage):
 
     def _at_once(self, work: Work, *, every: bool) -> dict[int, NDArray[np.float32] | None]:
         """Return the vectors of the users who are held, or of every user."""
-        asked = [query for query in work.queries if len(query.history)]
+        asked = [query for query in work.queries if query.vector is None and len(query.history)]
         users = [query.user for query in asked if query.user is not None]
         if not every:
             users = [user for user in users if self.states.contains(user)]
@@ -117,6 +118,7 @@ class EncodeUser(Stage):
 class SearchIndex(Stage):
     """Finds the best items for every query that has a vector, in one search of the index.
 
+    The queries of a pass share what is `hidden`.
     The budget grows with the index: a search may read every row of it. An index of
     codes can be searched beside the caller, see `search_with`.
     """
@@ -136,7 +138,9 @@ class SearchIndex(Stage):
         if not asking:
             return work
         queries_BD, k, exclude = _asked(asking)
-        return _with_found(work, *self.index.search(queries_BD, k, exclude=exclude))
+        hidden = asking[0].hidden
+        found = self.index.search(queries_BD, k, exclude=exclude, hidden=hidden)
+        return _with_found(work, *found)
 
     def search_with(self, worker: ScanWorker | None) -> bool:
         """Let `worker` search beside the caller, None: nobody; return whether the index can."""
@@ -149,7 +153,7 @@ class SearchIndex(Stage):
         if self._worker is None or not asking or not isinstance(self.index, ScanIndex):
             return None
         queries_BD, k, exclude = _asked(asking)
-        begun = self.index.begin(queries_BD, k, exclude=exclude)
+        begun = self.index.begin(queries_BD, k, exclude=exclude, hidden=asking[0].hidden)
         self._worker.submit(begun, done)
         return lambda: _with_found(work, *begun.result())
 
@@ -167,7 +171,7 @@ def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.fl
     asking = [place for place, query in enumerate(work.queries) if query.vector is not None]
     for place, rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
         query = work.queries[place]
-        name = SESSION if query.user is None else SEQUENCE
+        name = query.source or (SESSION if query.user is None else SEQUENCE)
         best = Candidates.of(name, rows_K[: query.k], scores_K[: query.k])
         found[place] = join(found[place], best)
     return work.with_found(found)
@@ -264,6 +268,8 @@ def _allowed(query: Query, found: Candidates) -> Candidates:
     if not len(found):
         return found
     keep_K = (found.rows_K > 0) & np.isfinite(found.scores_K)
+    if query.hidden is not None:
+        keep_K &= visible(found.rows_K, query.hidden)
     if len(query.forbidden):
         keep_K &= ~among(found.rows_K, query.forbidden)
     return found if keep_K.all() else found.take(keep_K)

@@ -87,12 +87,17 @@ class ExactIndex:
         self._hide(hidden_N)
 
     def search(
-        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+        self,
+        queries_BD: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Excluded | None = None,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return rows (B, K) int32 and scores (B, K) float32, best first, ties by lower row.
 
-        Where fewer than k rows are left, the rest is row 0 with score -inf. Scores depend on the
-        other queries of a batch by float rounding only.
+        `hidden` (N,) marks rows that no query may find. Where fewer than k rows are left, the rest
+        is row 0 with score -inf. Scores depend on the other queries of a batch by rounding only.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
@@ -105,6 +110,8 @@ class ExactIndex:
         for start in range(0, len(queries_BD), step):
             scores_bN = queries_BD[start : start + step] @ self._vectors_ND.T
             scores_bN[:, self._hidden_rows] = -np.inf
+            if hidden is not None:
+                scores_bN[:, hidden[: len(self._vectors_ND)]] = -np.inf
             for at, scores_N in enumerate(scores_bN, start):
                 if exclude is not None:
                     scores_N[exclude[at][exclude[at] < len(scores_N)]] = -np.inf
@@ -112,6 +119,11 @@ class ExactIndex:
                 rows_BK[at, : len(best)] = best
                 scores_BK[at, : len(best)] = scores_N[best]
         return rows_BK, scores_BK
+
+    def vector(self, row: int) -> NDArray[np.float32] | None:
+        """Return the vector (D,) of a row that can be found, None for others."""
+        known = 0 < row < len(self._hidden_N) and not self._hidden_N[row]
+        return self._vectors_ND[row] if known else None
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return `vectors` (N, D) float32 and `hidden` (N,) uint8: 1 where a row is not found."""

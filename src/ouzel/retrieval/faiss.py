@@ -14,13 +14,15 @@ W = rows that come back.
 
 from __future__ import annotations
 
+import math
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.retrieval.index import Excluded, check_search
 from ouzel.retrieval.topk import top_k
-from ouzel.retrieval.types import among
+from ouzel.retrieval.types import among, visible
 
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -29,6 +31,10 @@ CANDIDATES = 128
 
 SPARE = 4
 """At least this many times as many rows are scored as are asked for."""
+
+
+LEAST_SHOWN = 0.05
+"""Where fewer rows than this share are to be seen, the scan looks no further."""
 
 
 class FaissIndex:
@@ -59,11 +65,17 @@ class FaissIndex:
         return len(self._vectors_ND) - 1
 
     def search(
-        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+        self,
+        queries_BD: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Excluded | None = None,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return rows (B, K) int32 and exact scores (B, K) float32, best first.
 
-        `exclude` has sorted rows. The scan looks for as many more candidates as are excluded.
+        `exclude` has sorted rows, `hidden` (N,) marks rows that no query may find. The scan looks
+        for as many more candidates as are excluded, or likely to be hidden.
         Where fewer than k are found, the rest is row 0 with score -inf.
 
         Raises:
@@ -75,16 +87,25 @@ class FaissIndex:
         banned = [_NONE] * len(queries_BD) if exclude is None else exclude
         # Padding and what is excluded may come back as well, and are dropped then.
         widths = [max(self.candidates, SPARE * k) + len(rows) + 1 for rows in banned]
+        if hidden is not None:
+            shown_share = max(LEAST_SHOWN, 1 - float(hidden.mean()))
+            widths = [math.ceil(width / shown_share) for width in widths]
         most = min(len(self._vectors_ND), max(widths, default=1))
         _, found_BW = self._codes.search(queries_BD, most)
         rows_BK = np.zeros((len(queries_BD), k), np.int32)
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
         for at, (found_W, width) in enumerate(zip(found_BW, widths, strict=True)):
             # No more than this query would have got alone: answers do not depend on company.
-            rows, scores = self._refined(queries_BD[at], found_W[:width], banned[at], k)
+            rows, scores = self._refined(
+                queries_BD[at], _shown(found_W[:width], hidden), banned[at], k
+            )
             rows_BK[at, : len(rows)] = rows
             scores_BK[at, : len(rows)] = scores
         return rows_BK, scores_BK
+
+    def vector(self, row: int) -> NDArray[np.float32] | None:
+        """Return the vector (D,) of a row, None if there is no such row."""
+        return self._vectors_ND[row] if 0 < row < len(self._vectors_ND) else None
 
     def _refined(
         self,
@@ -101,3 +122,7 @@ class FaissIndex:
         scores = self._vectors_ND.take(rows, axis=0) @ query_D
         best = top_k(scores, k)
         return rows[best], scores[best]
+
+
+def _shown(rows: NDArray[np.int64], hidden_N: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    return rows if hidden_N is None else rows[visible(rows, hidden_N)]

@@ -32,9 +32,21 @@ class Search(Protocol):
         ...
 
     def search(
-        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+        self,
+        queries_BD: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Excluded | None = None,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return rows (B, K) int32 and scores (B, K) float32, best first; ties by lower row."""
+        """Return rows (B, K) int32 and scores (B, K) float32, best first; ties by lower row.
+
+        `hidden` (N,) marks the rows that no query may find.
+        """
+        ...
+
+    def vector(self, row: int) -> NDArray[np.float32] | None:
+        """Return the vector (D,) of a row, None if it has none."""
         ...
 
 

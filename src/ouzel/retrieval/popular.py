@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ouzel.events.interactions import Interactions
 from ouzel.retrieval.topk import top_k
-from ouzel.retrieval.types import Candidates, Query
+from ouzel.retrieval.types import Candidates, Query, visible
 
 RECENT_WINDOW_MS = 7 * 24 * 3600 * 1000
 """A week: what "recent" means, as served and as a baseline. Of 1, 3, 7, 14 and 30 days it had the
@@ -89,8 +89,14 @@ class PopularSource:
 
     def candidates(self, query: Query, k: int) -> Candidates:
         """Return the k best rows that the query does not forbid."""
-        forbidden = query.forbidden
-        reach = k + len(forbidden)
-        rows = self._rows_R[:reach]
-        allowed = np.flatnonzero(~np.isin(rows, forbidden))[:k]
+        reach = k + len(query.forbidden)
+        while True:
+            rows = self._rows_R[:reach]
+            shown = ~np.isin(rows, query.forbidden)
+            if query.hidden is not None:
+                shown &= visible(rows, query.hidden)
+            allowed = np.flatnonzero(shown)[:k]
+            if len(allowed) == k or reach >= len(self._rows_R):
+                break
+            reach *= 4
         return Candidates.of(self.name, rows[allowed], self._scores_R[allowed])

@@ -47,8 +47,10 @@ bool better(const Found &a, const Found &b) {
 // The best W rows of one query; they are offered in rising order. `banned` is sorted.
 class Best {
   public:
-    Best(int64_t width, int64_t num_rows, const int32_t *banned, const int32_t *banned_end)
-        : width_(width), num_rows_(num_rows), banned_(banned), banned_end_(banned_end) {
+    Best(int64_t width, int64_t num_rows, const int32_t *banned, const int32_t *banned_end,
+         const uint8_t *hidden)
+        : width_(width), num_rows_(num_rows), banned_(banned), banned_end_(banned_end),
+          hidden_(hidden) {
         found_.reserve(4 * width + 4 * LANES);
     }
 
@@ -61,7 +63,7 @@ class Best {
             const int64_t row = first_row + lane;
             while (banned_ != banned_end_ && *banned_ < row) ++banned_;
             const bool is_banned = banned_ != banned_end_ && *banned_ == row;
-            if (row > 0 && row < num_rows_ && !is_banned)
+            if (row > 0 && row < num_rows_ && !is_banned && !(hidden_ && hidden_[row]))
                 found_.push_back({sums[lane], static_cast<int32_t>(row)});
         }
         if (static_cast<int64_t>(found_.size()) >= 4 * width_) shrink();
@@ -83,6 +85,7 @@ class Best {
 
     int64_t width_, num_rows_;
     const int32_t *banned_, *banned_end_;
+    const uint8_t *hidden_;
     int32_t mark_ = std::numeric_limits<int32_t>::min();
     std::vector<Found> found_;
 };
@@ -142,7 +145,8 @@ float inner(const float *a, const float *b, int64_t dim) {
 
 // What a search is given: codes (blocks, G, 16, 4) uint8, the number of blocks a multiple of 4;
 // vectors (N, D) float32; queries (B, D) float32 and their codes (B, G, 4) int8. The rows banned for
-// query b are those from banned_from[b] to banned_from[b + 1], sorted. It writes rows and scores
+// query b are those from banned_from[b] to banned_from[b + 1], sorted; where `hidden` (N) is not 0 a
+// row is banned for all, unless there is no `hidden`. It writes rows and scores
 // (B, K), best first, ties by lower row; where fewer are found the rest stays as it is.
 struct Search {
     const uint8_t *codes;
@@ -155,6 +159,7 @@ struct Search {
     int64_t num_queries;
     const int32_t *banned;
     const int64_t *banned_from;
+    const uint8_t *hidden;
     int64_t width;
     int64_t k;
     int32_t *rows;
@@ -167,7 +172,7 @@ void run(const Search &search) {
     best.reserve(search.num_queries);
     for (int64_t b = 0; b < search.num_queries; ++b)
         best.emplace_back(search.width, search.num_rows, search.banned + search.banned_from[b],
-                          search.banned + search.banned_from[b + 1]);
+                          search.banned + search.banned_from[b + 1], search.hidden);
     int64_t b = 0;
     const auto queries = [&](int64_t from) { return search.query_codes + from * groups; };
     for (; b + 8 <= search.num_queries; b += 8)

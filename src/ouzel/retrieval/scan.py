@@ -75,22 +75,33 @@ class ScanIndex:
         return len(self._vectors_ND) - 1
 
     def search(
-        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+        self,
+        queries_BD: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Excluded | None = None,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return rows (B, K) int32 and exact scores (B, K) float32, best first, ties by lower row.
 
-        `exclude` has sorted rows. Where fewer than k are found, the rest is row 0 with score -inf.
+        `exclude` has sorted rows, `hidden` (N,) marks rows that no query may find. Where fewer
+        than k are found, the rest is row 0 with score -inf.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
                 `exclude` not one array per query.
         """
-        begun = self.begin(queries_BD, k, exclude=exclude)
+        begun = self.begin(queries_BD, k, exclude=exclude, hidden=hidden)
         begun.failed = not _loaded().ouzel_scan(ctypes.byref(begun.arguments))
         return begun.result()
 
     def begin(
-        self, queries_BD: NDArray[np.float32], k: int, *, exclude: Excluded | None = None
+        self,
+        queries_BD: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Excluded | None = None,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> BegunScan:
         """Return the search as the kernel wants it, to be given to a `ScanWorker`.
 
@@ -99,6 +110,8 @@ class ScanIndex:
         """
         num_rows, dim = self._vectors_ND.shape
         check_search(queries_BD, k, exclude, dim=dim)
+        if hidden is not None and len(hidden) < num_rows:
+            raise ValueError(f"hidden has {len(hidden)} rows: give one for each of {num_rows}")
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
         count = len(queries_BD)
         codes = query_codes(queries_BD, self._scale_D)
@@ -118,13 +131,18 @@ class ScanIndex:
             count,
             banned_F.ctypes.data,
             ends.ctypes.data,
+            None if hidden is None else hidden.ctypes.data,
             min(num_rows, max(self.candidates, SPARE * k)),
             k,
             rows_BK.ctypes.data,
             scores_BK.ctypes.data,
         )
-        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends)
+        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, hidden)
         return BegunScan(rows_BK, scores_BK, arguments, kept)
+
+    def vector(self, row: int) -> NDArray[np.float32] | None:
+        """Return the vector (D,) of a row, None if there is no such row."""
+        return self._vectors_ND[row] if 0 < row < len(self._vectors_ND) else None
 
 
 class _Arguments(ctypes.Structure):
@@ -141,6 +159,7 @@ class _Arguments(ctypes.Structure):
         ("num_queries", ctypes.c_int64),
         ("banned", ctypes.c_void_p),
         ("banned_from", ctypes.c_void_p),
+        ("hidden", ctypes.c_void_p),
         ("width", ctypes.c_int64),
         ("k", ctypes.c_int64),
         ("rows", ctypes.c_void_p),
@@ -155,7 +174,7 @@ class BegunScan:
     rows_BK: NDArray[np.int32]
     scores_BK: NDArray[np.float32]
     arguments: _Arguments
-    kept: tuple[NDArray[np.generic], ...]
+    kept: tuple[NDArray[np.generic] | None, ...]
     failed: bool = False
 
     def result(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -36,7 +36,9 @@ class Query:
     `user` is the log's user row (None: session or anonymous). `history` may be empty. `vector`
     (D,) float32 is the encoded query, None where no model applies. `k` is the length of the
     list wanted in the end. `forbidden` are the int32 rows that must not be shown, sorted, each
-    once (see `distinct_rows`). `now_ms` is the request time in UTC milliseconds, `deadline_ms` the
+    once (see `distinct_rows`), and `hidden` (N,) says of every row whether nobody may see it (None:
+    all may be seen). `source` names what is found by `vector`; if empty, by whose vector it is.
+    `now_ms` is the request time in UTC milliseconds, `deadline_ms` the
     latest moment for an answer on the scale of `time.monotonic() * 1000` (infinite: none).
 
     >>> Query(k=10, now_ms=0).forbidden
@@ -49,6 +51,8 @@ class Query:
     history: History = field(default_factory=no_history)
     vector: NDArray[np.float32] | None = None
     forbidden: NDArray[np.int32] = field(default_factory=_no_rows)
+    hidden: NDArray[np.bool_] | None = None
+    source: str = ""
     deadline_ms: float = math.inf
 
     def with_vector(self, vector: NDArray[np.float32] | None) -> Query:
@@ -60,6 +64,8 @@ class Query:
             history=self.history,
             vector=vector,
             forbidden=self.forbidden,
+            hidden=self.hidden,
+            source=self.source,
             deadline_ms=self.deadline_ms,
         )
 
@@ -74,6 +80,15 @@ def distinct_rows(*parts: NDArray[np.int32]) -> NDArray[np.int32]:
     fresh = np.ones(len(rows), np.bool_)
     np.not_equal(rows[1:], rows[:-1], out=fresh[1:])
     return rows[fresh]
+
+
+def visible(rows_K: NDArray[np.integer], hidden_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows are not hidden; rows beyond N are not.
+
+    >>> visible(np.array([2, 1, 9]), np.array([True, False, True]))
+    array([False,  True,  True])
+    """
+    return np.asarray(~hidden_N.take(rows_K, mode="clip") | (rows_K >= len(hidden_N)))
 
 
 def among(rows_K: NDArray[np.integer], sorted_F: NDArray[np.int32]) -> NDArray[np.bool_]:

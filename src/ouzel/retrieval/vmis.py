@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ouzel.events.interactions import Interactions
 from ouzel.retrieval.sessions import LONGEST, PAUSE_MS, Sessions, cut_sessions
 from ouzel.retrieval.topk import top_k
-from ouzel.retrieval.types import Candidates, Query
+from ouzel.retrieval.types import Candidates, Query, visible
 
 MATCH_REACH = 10
 """Votes fade by a tenth per step since the newest shared item, so older matches count nothing."""
@@ -134,6 +134,8 @@ class VMISkNN:
         """Return the k rows with most votes for the query's history, none forbidden."""
         rows, scores = self.scores(query.history.rows)
         allowed = (scores > 0) & ~np.isin(rows, query.forbidden)
+        if query.hidden is not None:
+            allowed &= visible(rows, query.hidden)
         rows, scores = rows[allowed], scores[allowed]
         best = top_k(scores, k)
         return Candidates.of(self.name, rows[best], scores[best])

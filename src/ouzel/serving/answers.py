@@ -21,12 +21,14 @@ from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
+from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
+from ouzel.serving.availability import Availability
 from ouzel.serving.problem import ProblemError
 from ouzel.serving.rebuilds import Encoder, Rebuilds
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
-from ouzel.serving.wire import RecommendRequest
+from ouzel.serving.wire import RecommendRequest, SimilarRequest
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,11 @@ MAX_WAITING = 1024
 """Most requests that may wait for a pass. Even answered by fallbacks alone, at about 0.2 ms each,
 these take the time of one deadline: who came after them would wait for nothing but a late list."""
 
+SIMILAR = "similar"
+"""Source name of items found with the vector of another item."""
+
+Asked = RecommendRequest | SimilarRequest
+
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 
@@ -63,7 +70,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Waiting:
-    request: RecommendRequest
+    request: Asked
     timing: Timing
     read_ms: float
     future: asyncio.Future[Answer]
@@ -100,6 +107,7 @@ class Answers:
         catalog: Catalog,
         *,
         states: UserStates,
+        availability: Availability,
         num_rows: int,
         encoder: Encoder | None = None,
     ) -> None:
@@ -109,6 +117,9 @@ class Answers:
         self._visitors = visitors
         self._catalog = catalog
         self._num_rows = num_rows
+        self._availability = availability
+        searches = [stage for stage in pipeline.stages if isinstance(stage, SearchIndex)]
+        self._index = searches[0].index if searches else None
         self._waiting: list[_Waiting] = []
         self._under_way = 0
         self._open = 0
@@ -118,7 +129,7 @@ class Answers:
             ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
         ]
 
-    async def answer(self, request: RecommendRequest, timing: Timing) -> Answer:
+    async def answer(self, request: Asked, timing: Timing) -> Answer:
         """Return the list for one request; `timing` learns what each stage took.
 
         Raises:
@@ -133,7 +144,7 @@ class Answers:
         finally:
             self._open -= 1
 
-    async def _answer(self, request: RecommendRequest, timing: Timing, read_ms: float) -> Answer:
+    async def _answer(self, request: Asked, timing: Timing, read_ms: float) -> Answer:
         absent = None if self._rebuilds is None else self._absent(request)
         if self._rebuilds is not None and absent is not None:
             await self._rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
@@ -150,7 +161,7 @@ class Answers:
 
     def rank(
         self,
-        requests: Sequence[RecommendRequest],
+        requests: Sequence[Asked],
         timings: Sequence[Timing],
         *,
         read_ms: float | None = None,
@@ -165,9 +176,7 @@ class Answers:
         assert ranked is not None, "nothing went on beside the caller"
         return ride.answers(ranked, self._parts)
 
-    def _board(
-        self, requests: Sequence[RecommendRequest], timings: Sequence[Timing], read_ms: float
-    ) -> _Ride:
+    def _board(self, requests: Sequence[Asked], timings: Sequence[Timing], read_ms: float) -> _Ride:
         """Return the pass of these requests, before its first stage."""
         now_ms = clock.now_ms()
         for timing in timings:
@@ -226,11 +235,11 @@ class Answers:
         ride.over = True
         self._under_way -= 1
 
-    def _query(
-        self, request: RecommendRequest, now_ms: int, deadline_ms: float
-    ) -> tuple[Query, str | None]:
+    def _query(self, request: Asked, now_ms: int, deadline_ms: float) -> tuple[Query, str | None]:
         """Return the query of a request, and the name of what failed on the way to it."""
         visitor, trouble = self._visitor(request)
+        if isinstance(request, SimilarRequest):
+            return self._like(request, visitor, now_ms, deadline_ms), trouble
         known = visitor.known if visitor is not None else no_history()
         user = visitor.user if visitor is not None else None
         forbidden = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
@@ -251,18 +260,44 @@ class Answers:
             user=user,
             history=known,
             forbidden=forbidden,
+            hidden=self._availability.hidden,
             deadline_ms=deadline_ms,
         )
         return query, trouble
 
-    def _absent(self, request: RecommendRequest) -> int | None:
+    def _like(
+        self, request: SimilarRequest, visitor: Visitor | None, now_ms: int, deadline_ms: float
+    ) -> Query:
+        """Return the query for items like another: by its vector, then by whose sessions held it.
+
+        The item need not be available itself.
+        """
+        itself = self._rows([request.item_id])
+        seen = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
+        vector = None
+        if len(itself) and self._index is not None:
+            vector = self._index.vector(int(itself[0]))
+        return Query(
+            k=request.n,
+            now_ms=now_ms,
+            history=History(itself, np.full(len(itself), now_ms, np.int64)),
+            vector=vector,
+            source=SIMILAR,
+            forbidden=distinct_rows(itself, seen, self._rows(request.exclude_items)),
+            hidden=self._availability.hidden,
+            deadline_ms=deadline_ms,
+        )
+
+    def _absent(self, request: Asked) -> int | None:
         """Return the user whose state this request needs and nobody holds, if there is one."""
+        if isinstance(request, SimilarRequest):
+            return None
         visitor, _ = (None, None) if request.items else self._visitor(request)
         if visitor is None or not len(visitor.known) or self._states.contains(visitor.user):
             return None
         return visitor.user
 
-    def _visitor(self, request: RecommendRequest) -> tuple[Visitor | None, str | None]:
+    def _visitor(self, request: Asked) -> tuple[Visitor | None, str | None]:
         if request.user_id is None and request.session_id is None:
             return None, None
         try:

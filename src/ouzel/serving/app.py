@@ -17,12 +17,14 @@ from ouzel.serving.engine import Engine
 from ouzel.serving.events_route import EventsRoute
 from ouzel.serving.frame import Frame, Short
 from ouzel.serving.home import default_state_bytes, open_home
+from ouzel.serving.items_route import ItemRoute, ItemsRoute
+from ouzel.serving.list_routes import ListRoute, PopularRoute
 from ouzel.serving.openapi import OpenApiRoute
 from ouzel.serving.pages import Pages
 from ouzel.serving.problem import ProblemError
 from ouzel.serving.read_routes import Answering, ReadRoute
-from ouzel.serving.recommend_route import PopularRoute, RecommendRoute
 from ouzel.serving.security import Access
+from ouzel.serving.wire import RecommendRequest, SimilarRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,8 @@ def build_app(engine: Engine, access: Access) -> ASGIApp:
             await engine.close()
 
     short: dict[bytes, Short] = {
-        b"/v1/recommend": RecommendRoute(engine).short,
+        b"/v1/recommend": _recommend(engine).short,
+        b"/v1/similar": _similar(engine).short,
         b"/v1/events": EventsRoute(engine).short,
     }
     routing = _Routing(engine, lifespan)
@@ -93,7 +96,7 @@ def routes(engine: Engine) -> list[Route]:
     """Return every route of the server.
 
     >>> [route.path for route in routes(engine=None)][:3]
-    ['/v1/recommend', '/v1/events', '/v1/popular']
+    ['/v1/recommend', '/v1/similar', '/v1/events']
     """
 
     def read(path: str, answering: Answering) -> Route:
@@ -101,10 +104,13 @@ def routes(engine: Engine) -> list[Route]:
 
     pages = Pages()
     return [
-        Route("/v1/recommend", RecommendRoute(engine), methods=["GET", "POST"]),
+        Route("/v1/recommend", _recommend(engine), methods=["GET", "POST"]),
+        Route("/v1/similar", _similar(engine), methods=["GET", "POST"]),
         Route("/v1/events", EventsRoute(engine), methods=["POST"]),
         Route("/v1/popular", PopularRoute(engine), methods=["GET"]),
         read("/v1/items", read_routes.items),
+        Route("/v1/items", ItemsRoute(engine), methods=["PUT"]),
+        Route("/v1/items/{item_id:path}", ItemRoute(engine), methods=["GET", "PATCH", "DELETE"]),
         read("/v1/users", read_routes.users),
         read("/health/live", read_routes.live),
         read("/health/ready", read_routes.ready),
@@ -113,6 +119,14 @@ def routes(engine: Engine) -> list[Route]:
         Route("/dashboard", pages, methods=["GET"]),
         Route("/dashboard/{file}", pages, methods=["GET"]),
     ]
+
+
+def _recommend(engine: Engine) -> ListRoute:
+    return ListRoute(engine, "recommend", RecommendRequest)
+
+
+def _similar(engine: Engine) -> ListRoute:
+    return ListRoute(engine, "similar", SimilarRequest)
 
 
 def _problem(scope: Scope, error: HTTPException) -> ProblemError:

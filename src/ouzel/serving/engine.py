@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ouzel.events.log import EventLog
-from ouzel.events.types import Event
+from ouzel.events.types import Event, ItemUpdate
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
+from ouzel.serving.availability import Availability
 from ouzel.serving.child import core_numbers
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder
@@ -34,6 +35,9 @@ AUDIT_SECONDS = 5.0
 """How often the state of one live user is compared with a full re-encode."""
 
 WARM_UP_REQUESTS = 32
+
+TITLE = "title"
+"""The column that items are found by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class Engine:
         self.popular = parts.popular
         self.writer = parts.writer
         self.catalog = parts.log.catalog
-        self.titles = TitleSearch(self.catalog.column("title"))
+        self.titles = TitleSearch(self.catalog.column(TITLE))
+        self.availability = Availability(self.catalog, num_rows=parts.num_rows)
         self.users = _some_users(parts.log)
         self.metrics = Metrics()
         self.ready = False
@@ -69,6 +74,7 @@ class Engine:
             parts.visitors,
             self.catalog,
             states=parts.states,
+            availability=self.availability,
             num_rows=parts.num_rows,
             encoder=parts.encoder,
         )
@@ -166,6 +172,11 @@ class Engine:
                 logger.exception("the audit of a user state failed")
 
     def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
+        for event, receipt in zip(events, receipts, strict=True):
+            if isinstance(event, ItemUpdate) and receipt.status == "accepted":
+                self.availability.change(receipt.row, event.columns)
+                if TITLE in event.columns:
+                    self.titles.change(receipt.row, event.columns[TITLE])
         try:
             self._visitors.apply(self._states, events, receipts, ticket)
         except Exception:

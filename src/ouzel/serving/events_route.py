@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ouzel.events import clock
+from ouzel.events.types import Event
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import header, read_body, send_bytes, timing_of
 from ouzel.serving.ingest import ingest, is_ndjson
 from ouzel.serving.problem import ProblemError
 from ouzel.serving.wire import EventsReply
-from ouzel.serving.writer import NotDurableError
+from ouzel.serving.writer import NotDurableError, Written
 
 MAX_EVENTS_BODY_BYTES = 16 << 20
 """Largest body of events: 16 MiB."""
@@ -41,12 +43,7 @@ class EventsRoute:
         ndjson = is_ndjson(header(scope, b"content-type"), body)
         found = ingest(body, ndjson=ndjson, now_ms=clock.now_ms())
         timing.mark("T", "decode")
-        try:
-            receipts = await self._engine.writer.append(found.events)
-        except NotDurableError as error:
-            self._engine.metrics.events["refused"] += len(found.events)
-            detail = f"nothing was stored: {error}"
-            raise ProblemError(503, detail, headers=[(b"retry-after", b"1")]) from None
+        receipts = await durably(self._engine, found.events)
         timing.mark("P", "commit")
         counts = Counter(receipt.status for receipt in receipts)
         reply = EventsReply(
@@ -59,3 +56,25 @@ class EventsRoute:
         for outcome, count in (*counts.items(), ("rejected", len(reply.rejected))):
             self._engine.metrics.events[outcome] += count
         return _encode(reply)
+
+
+async def durably(engine: Engine, events: Sequence[Event]) -> Sequence[Written]:
+    """Return the receipts of events that are on the disk and in effect.
+
+    Raises:
+        ProblemError: 503 if they cannot be written; then none of them is stored.
+
+    >>> import asyncio
+    >>> from types import SimpleNamespace
+    >>> async def append(events):
+    ...     return [f"receipt of {event}" for event in events]
+    >>> engine = SimpleNamespace(writer=SimpleNamespace(append=append))
+    >>> asyncio.run(durably(engine, ["click"]))
+    ['receipt of click']
+    """
+    try:
+        return await engine.writer.append(events)
+    except NotDurableError as error:
+        engine.metrics.events["refused"] += len(events)
+        detail = f"nothing was stored: {error}"
+        raise ProblemError(503, detail, headers=[(b"retry-after", b"1")]) from None

@@ -20,8 +20,12 @@ _TYPES = (
     wire.RecommendRequest,
     wire.RecommendReply,
     wire.PopularRequest,
+    wire.SimilarRequest,
     wire.ItemsRequest,
     wire.ItemsReply,
+    wire.ItemChange,
+    wire.ItemIn,
+    wire.ItemsChanged,
     wire.UsersRequest,
     wire.UsersReply,
     wire.Live,
@@ -52,8 +56,9 @@ def openapi() -> Json:
     """
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REF)
     parameters = {kind.__name__: _parameters(schemas.pop(kind.__name__)) for kind in _QUERIES}
-    # POST /v1/recommend takes as a body what GET takes as a query.
-    _, body = msgspec.json.schema_components([wire.RecommendRequest], ref_template=_REF)
+    # POST takes as a body what GET takes as a query.
+    lists = (wire.RecommendRequest, wire.SimilarRequest)
+    _, body = msgspec.json.schema_components(lists, ref_template=_REF)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -95,26 +100,22 @@ class OpenApiRoute:
         await send_bytes(send, self._body)
 
 
-_QUERIES = (wire.RecommendRequest, wire.PopularRequest, wire.ItemsRequest, wire.UsersRequest)
+_QUERIES = (
+    wire.RecommendRequest,
+    wire.SimilarRequest,
+    wire.PopularRequest,
+    wire.ItemsRequest,
+    wire.UsersRequest,
+)
 
 
 def _paths(parameters: dict[str, list[Json]]) -> Json:
     recommend = {"200": _json("The list.", "RecommendReply")}
     return {
-        "/v1/recommend": {
-            "post": {
-                "summary": "A list for a user, a session or anybody",
-                "operationId": "recommend",
-                "requestBody": _body({"application/json": _ref("RecommendRequest")}),
-                "responses": recommend | _problems(413, 415, 422, 503),
-            },
-            "get": {
-                "summary": "The same, by query parameters; lists repeat their parameter",
-                "operationId": "recommend_by_query",
-                "parameters": parameters["RecommendRequest"],
-                "responses": recommend | _problems(422, 503),
-            },
-        },
+        "/v1/recommend": _list(
+            "recommend", "A list for a user, a session or anybody", "RecommendRequest", parameters
+        ),
+        "/v1/similar": _list("similar", "Items like an item", "SimilarRequest", parameters),
         "/v1/events": {"post": _events()},
         "/v1/popular": {
             "get": {
@@ -124,7 +125,9 @@ def _paths(parameters: dict[str, list[Json]]) -> Json:
                 "responses": recommend | _problems(422),
             }
         },
-        "/v1/items": _get("items", "Items by title", "ItemsReply", parameters["ItemsRequest"]),
+        "/v1/items": _get("items", "Items by title", "ItemsReply", parameters["ItemsRequest"])
+        | {"put": _put_items()},
+        "/v1/items/{item_id}": _item(),
         "/v1/users": _get("users", "Some known users", "UsersReply", parameters["UsersRequest"]),
         "/health/live": _get("live", "Whether the process answers", "Live", []),
         "/health/ready": _ready(),
@@ -132,6 +135,69 @@ def _paths(parameters: dict[str, list[Json]]) -> Json:
         "/openapi.json": _text("openapi", "This description", "application/json"),
         "/dashboard": _text("dashboard", "The live page", "text/html"),
         "/dashboard/{file}": _page_file(),
+    }
+
+
+def _list(operation: str, summary: str, request: str, parameters: dict[str, list[Json]]) -> Json:
+    answer = {"200": _json("The list.", "RecommendReply")}
+    return {
+        "post": {
+            "summary": summary,
+            "operationId": operation,
+            "requestBody": _body({"application/json": _ref(request)}),
+            "responses": answer | _problems(413, 415, 422, 503),
+        },
+        "get": {
+            "summary": "The same, by query parameters; lists repeat their parameter",
+            "operationId": f"{operation}_by_query",
+            "parameters": parameters[request],
+            "responses": answer | _problems(422, 503),
+        },
+    }
+
+
+def _put_items() -> Json:
+    many = {"type": "array", "items": _ref("ItemIn"), "minItems": 1, "maxItems": wire.MAX_ITEMS}
+    return {
+        "summary": "Store items that are new or have changed; the next request sees them",
+        "operationId": "put_items",
+        "requestBody": _body({"application/json": many}),
+        "responses": {
+            "200": _json("Stored on the disk.", "ItemsChanged"),
+            "503": _problem("The disk refuses; nothing was stored."),
+        }
+        | _problems(413, 415, 422),
+    }
+
+
+def _item() -> Json:
+    shown = {
+        "200": _json("The item as it is now.", "ItemEntry"),
+        "404": _problem("There is no such item."),
+    }
+    stored = shown | {"503": _problem("The disk refuses; nothing was stored.")}
+    item_id = {"name": "item_id", "in": "path", "required": True}
+    named = [item_id | {"schema": {"type": "string", "minLength": 1}}]
+    return {
+        "get": {
+            "parameters": named,
+            "summary": "One item",
+            "operationId": "item",
+            "responses": shown | _problems(),
+        },
+        "patch": {
+            "parameters": named,
+            "summary": "Change an item",
+            "operationId": "change_item",
+            "requestBody": _body({"application/json": _ref("ItemChange")}),
+            "responses": stored | _problems(413, 415, 422),
+        },
+        "delete": {
+            "parameters": named,
+            "summary": "Hide an item: the same as to change `available` to false",
+            "operationId": "hide_item",
+            "responses": stored | _problems(),
+        },
     }
 
 
@@ -222,7 +288,12 @@ def _body(content: dict[str, Json]) -> Json:
 def _parameters(schema: Json) -> list[Json]:
     """Return the fields of a struct as query parameters; nested objects have no such form."""
     return [
-        {"name": name, "in": "query", "required": False, "schema": _without_null(field)}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", []),
+            "schema": _without_null(field),
+        }
         for name, field in schema["properties"].items()
         if name != "context"
     ]

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from ouzel.events import clock
 from ouzel.retrieval.types import Query
+from ouzel.serving.availability import COLUMN, is_hiding
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, send_bytes, timing_of
 from ouzel.serving.problem import field_error, invalid
@@ -117,17 +118,23 @@ async def items(engine: Engine, scope: Scope, send: Send) -> None:
     >>> scope = {"query_string": b"query=heat", "ouzel.timing": Timing()}
     >>> asyncio.run(items(engine, scope, send))
     200
-    b'{"items":[{"item_id":"i1","fields":{"title":"Heat","genres":""}}]}'
+    b'{"items":[{"item_id":"i1","fields":{"title":"Heat","genres":""},"available":true}]}'
     """
     request = _request(scope, ItemsRequest)
     if request.query.strip():
         rows = list(engine.titles.rows(request.query.strip(), request.limit))
     else:
-        asked = Query(k=request.limit, now_ms=clock.now_ms())
+        hidden = engine.availability.hidden
+        asked = Query(k=request.limit, now_ms=clock.now_ms(), hidden=hidden)
         rows = engine.popular["popular"].candidates(asked, request.limit).rows_K.tolist()
     columns = {name: engine.catalog.column(name) for name in ITEM_FIELDS}
+    availability = engine.catalog.column(COLUMN)
     found = [
-        ItemEntry(item_id, {name: texts[row] for name, texts in columns.items()})
+        ItemEntry(
+            item_id,
+            {name: texts[row] for name, texts in columns.items()},
+            not is_hiding(availability[row]),
+        )
         for row, item_id in zip(rows, engine.catalog.ids(rows), strict=True)
     ]
     await send_bytes(send, msgspec.json.encode(ItemsReply(found)))

@@ -121,6 +121,10 @@ class Visitors:
         self, states: States, events: Sequence[Event], receipts: Sequence[Written], ticket: int
     ) -> None:
         """Let durable events take effect on histories and states."""
+        for user in {user for receipt in receipts for user in receipt.released}:
+            # Events on an item that had no row until now have entered this history, anywhere.
+            self.drop(user)
+            states.forget(user)
         for event, receipt in zip(events, receipts, strict=True):
             if (
                 isinstance(event, Interaction)

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 MAX_N = 500
 MAX_EVENTS = 1000
+MAX_ITEMS = 1000
 MAX_LIST_IDS = 1000
 MAX_USERS = 200
 
@@ -74,6 +75,21 @@ class RecommendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     context: dict[str, Any] | None = None
 
 
+class SimilarRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Items like `item_id`; of an item that is not known, the popular ones.
+
+    With `exclude_seen` the list leaves out what the user or the session has seen.
+    """
+
+    item_id: Id
+    user_id: Id | None = None
+    session_id: Id | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
+    exclude_seen: bool = False
+    exclude_items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = []
+    fields: list[Name] = []
+
+
 class PopularRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which popular list: `popular` over all time or `recent`."""
 
@@ -125,11 +141,38 @@ class RecommendReply(msgspec.Struct, kw_only=True):
     took_ms: float
 
 
+class ItemChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is to change of an item. Fields that are not named stay as they are.
+
+    An item that is not `available` is in no list from the next request on, until it is again.
+    """
+
+    fields: dict[str, str] = {}
+    available: bool | None = None
+
+
+class ItemIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """An item that is new, or is to change; see `ItemChange`. A new one is available."""
+
+    item_id: Id
+    fields: dict[str, str] = {}
+    available: bool | None = None
+
+
+class ItemsChanged(msgspec.Struct, kw_only=True):
+    """How many items were stored; they are on the disk. `offset` is the last one's."""
+
+    accepted: int
+    durability: Literal["disk"] = "disk"
+    offset: int
+
+
 class ItemEntry(msgspec.Struct, frozen=True):
-    """An item with what people read about it."""
+    """An item with what is known about it, and whether lists may show it."""
 
     item_id: str
     fields: dict[str, str]
+    available: bool
 
 
 class ItemsReply(msgspec.Struct, frozen=True):

@@ -54,6 +54,11 @@ class Written(Protocol):
         """Return the item row, 0 if unknown."""
         ...
 
+    @property
+    def released(self) -> Sequence[int]:
+        """Return the users whose waiting events an item brought into their histories."""
+        ...
+
 
 class AppendLog(Protocol):
     """What the writer asks of the event log."""

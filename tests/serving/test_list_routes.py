@@ -152,3 +152,40 @@ def test_popular_lists(client):
     assert ids(popular) == ["i7", "i1"]
     assert popular.json()["items"][0]["fields"] == {"title": "Film number 7"}
     assert client.get("/v1/popular?kind=recent&n=1").json()["items"][0]["source"] == "recent"
+
+
+def test_items_like_an_item_do_not_hold_it(client):
+    reply = client.get("/v1/similar?item_id=i20&n=39&fields=title")
+    assert len(ids(reply)) == 39 and "i20" not in ids(reply)
+    first = reply.json()["items"][0]
+    assert first["source"] == "similar" and first["fields"]["title"]
+    post = client.post("/v1/similar", json={"item_id": "i20", "n": 39, "fields": ["title"]})
+    assert post.json()["items"] == reply.json()["items"]
+
+
+def test_items_like_an_item_leave_out_what_was_asked(client):
+    asked = {"item_id": "i20", "n": 40, "exclude_items": ["i1"]}
+    assert not {"i1", "i20"} & set(ids(client.post("/v1/similar", json=asked)))
+    seen = {"i10", "i11", "i12"}  # by ada
+    asked |= {"user_id": "ada"}
+    assert seen < set(ids(client.post("/v1/similar", json=asked)))
+    asked |= {"exclude_seen": True}
+    assert not seen & set(ids(client.post("/v1/similar", json=asked)))
+
+
+def test_items_like_an_unknown_item_are_the_popular_ones(client):
+    reply = client.get("/v1/similar?item_id=nobody-knows&n=3")
+    assert {item["source"] for item in reply.json()["items"]} == {"popular"}
+
+
+def test_a_list_of_similar_items_is_an_impression(client, engine):
+    body = client.get("/v1/similar?item_id=i20&n=2&session_id=s").json()
+    click(client, "i1", session_id="s")  # what was shown is written before it
+    (shown,) = engine.log.impressions(body["request_id"])
+    assert list(shown.item_ids) == [item["item_id"] for item in body["items"]]
+    assert shown.session_id == "s"
+
+
+def test_similar_needs_an_item(client):
+    for reply in (client.get("/v1/similar"), client.post("/v1/similar", json={})):
+        assert reply.status_code == 422 and "item_id" in reply.json()["detail"]

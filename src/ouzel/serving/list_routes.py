@@ -1,4 +1,4 @@
-"""`/v1/recommend` and `/v1/popular`: lists, and the note of what was shown."""
+"""`/v1/recommend`, `/v1/similar` and `/v1/popular`: lists, and the note of what was shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ouzel.events import clock
 from ouzel.events.types import Impression
 from ouzel.events.validation import check_id
 from ouzel.retrieval.types import Candidates, Query
-from ouzel.serving.answers import Answer
+from ouzel.serving.answers import Answer, Asked
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
 from ouzel.serving.ingest import check_nested
@@ -24,41 +24,44 @@ from ouzel.serving.wire import (
     RecommendReply,
     RecommendRequest,
     ShownItem,
+    SimilarRequest,
 )
 
 LISTS = frozenset({"items", "exclude_items", "fields"})
 """Query parameters that may be repeated."""
 
-_decode = msgspec.json.Decoder(RecommendRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class RecommendRoute:
-    """`POST` and `GET /v1/recommend`: a list for a user, a session or anybody."""
+class ListRoute:
+    """`POST` and `GET`, a list as the pipeline makes it for a request of one kind."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, name: str, kind: type[Asked]) -> None:
         self._engine = engine
+        self._name = name
+        self._kind = kind
+        self._decode = msgspec.json.Decoder(kind).decode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        timing_of(scope).route = "recommend"
+        timing_of(scope).route = self._name
         if scope["method"] == "POST":
             reply = await self.short(scope, await read_body(scope, receive))
         else:
             fields = parameters(scope, lists=LISTS)
             reply = await self._answer(
-                scope, lambda: msgspec.convert(fields, RecommendRequest, strict=False)
+                scope, lambda: msgspec.convert(fields, self._kind, strict=False)
             )
         await send_bytes(send, reply)
 
     async def short(self, scope: Scope, body: bytes) -> bytes:
         """Return the answer to a `POST` as JSON; what was shown is logged soon."""
         timing = timing_of(scope)
-        timing.route = "recommend"
+        timing.route = self._name
         timing.mark("T", "read")
-        return await self._answer(scope, lambda: _decode(body))
+        return await self._answer(scope, lambda: self._decode(body))
 
-    async def _answer(self, scope: Scope, decode: Callable[[], RecommendRequest]) -> bytes:
+    async def _answer(self, scope: Scope, decode: Callable[[], Asked]) -> bytes:
         timing = timing_of(scope)
         try:
             request = decode()
@@ -88,7 +91,7 @@ class PopularRoute:
         except msgspec.ValidationError as error:
             raise invalid([field_error(error)]) from None
         timing.mark("T", "decode")
-        query = Query(k=request.n, now_ms=clock.now_ms())
+        query = Query(k=request.n, now_ms=clock.now_ms(), hidden=self._engine.availability.hidden)
         found = self._engine.popular[request.kind].candidates(query, request.n)
         timing.mark("A", "search")
         reply = _reply(self._engine, Answer(found, None), request.fields, timing)
@@ -96,11 +99,18 @@ class PopularRoute:
         _note_shown(self._engine, RecommendRequest(), reply)
 
 
-def _check(request: RecommendRequest) -> None:
+def _check(request: Asked) -> None:
     """Refuse what the types alone cannot: over-long or unprintable ids, deep context."""
     _check_ids(("user_id", request.user_id), ("session_id", request.session_id))
-    for name, item_ids in (("items", request.items), ("exclude_items", request.exclude_items)):
+    lists = {"exclude_items": request.exclude_items}
+    if isinstance(request, SimilarRequest):
+        _check_ids(("item_id", request.item_id))
+    else:
+        lists["items"] = request.items
+    for name, item_ids in lists.items():
         _check_ids(*((f"{name}[{place}]", item_id) for place, item_id in enumerate(item_ids)))
+    if isinstance(request, SimilarRequest):
+        return
     fault = check_nested("context", request.context)
     if fault is not None:
         raise invalid([fault])
@@ -156,7 +166,7 @@ def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownI
     ]
 
 
-def _note_shown(engine: Engine, request: RecommendRequest, reply: RecommendReply) -> None:
+def _note_shown(engine: Engine, request: Asked, reply: RecommendReply) -> None:
     engine.writer.append_later(
         Impression(
             event_id=f"shown-{reply.request_id}",
@@ -166,6 +176,6 @@ def _note_shown(engine: Engine, request: RecommendRequest, reply: RecommendReply
             model_version=reply.model.version,
             user_id=request.user_id,
             session_id=request.session_id,
-            context=request.context,
+            context=None if isinstance(request, SimilarRequest) else request.context,
         )
     )

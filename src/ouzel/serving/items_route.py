@@ -1,0 +1,136 @@
+"""`/v1/items`: what may be shown and what people read about it, changed while the server runs.
+
+A change is an event in the log: on the disk before it is acknowledged, and in effect for the next
+request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from ouzel.events import clock
+from ouzel.events.types import ItemUpdate
+from ouzel.events.validation import check_event
+from ouzel.serving import availability
+from ouzel.serving.engine import Engine
+from ouzel.serving.events_route import MAX_EVENTS_BODY_BYTES, durably
+from ouzel.serving.http import read_body, send_bytes, timing_of
+from ouzel.serving.problem import (
+    DECODE_ERRORS,
+    FieldError,
+    ProblemError,
+    invalid,
+    undecodable,
+)
+from ouzel.serving.wire import MAX_ITEMS, ItemChange, ItemEntry, ItemIn, ItemsChanged
+
+_decode_items = msgspec.json.Decoder(list[ItemIn]).decode
+_decode_change = msgspec.json.Decoder(ItemChange).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class ItemsRoute:
+    """`PUT /v1/items`: items that are new or have changed, up to `MAX_ITEMS`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer once the items are on the disk and the next request sees them."""
+        timing = timing_of(scope)
+        timing.route = "items"
+        body = await read_body(scope, receive, limit=MAX_EVENTS_BODY_BYTES)
+        timing.mark("T", "read")
+        try:
+            items = _decode_items(body)
+        except DECODE_ERRORS as error:
+            raise undecodable(error) from None
+        if not 1 <= len(items) <= MAX_ITEMS:
+            detail = f"{len(items)} items: send 1 to {MAX_ITEMS} at once"
+            raise invalid([FieldError("body", "invalid", detail)])
+        updates = _updates(items)
+        timing.mark("T", "decode")
+        receipts = await durably(self._engine, updates)
+        timing.mark("P", "commit")
+        offset = max(receipt.offset for receipt in receipts)
+        await send_bytes(send, _encode(ItemsChanged(accepted=len(receipts), offset=offset)))
+
+
+class ItemRoute:
+    """`GET`, `PATCH` and `DELETE /v1/items/{item_id}`: one item is read, changed, hidden."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the item as it is afterwards."""
+        timing = timing_of(scope)
+        timing.route = "item"
+        item_id: str = scope["path_params"]["item_id"]
+        if item_id not in self._engine.catalog:
+            detail = f"there is no item {item_id[:256]!r}: PUT /v1/items makes one"
+            raise ProblemError(404, detail)
+        if scope["method"] != "GET":
+            change = ItemChange(available=False)
+            if scope["method"] == "PATCH":
+                change = await _change(scope, receive)
+            item = ItemIn(item_id=item_id, fields=change.fields, available=change.available)
+            updates = _updates([item])
+            timing.mark("T", "decode")
+            await durably(self._engine, updates)
+            timing.mark("P", "commit")
+        await send_bytes(send, _encode(_shown(self._engine, item_id)))
+
+
+async def _change(scope: Scope, receive: Receive) -> ItemChange:
+    body = await read_body(scope, receive)
+    timing_of(scope).mark("T", "read")
+    try:
+        return _decode_change(body)
+    except DECODE_ERRORS as error:
+        raise undecodable(error) from None
+
+
+def _updates(items: Sequence[ItemIn]) -> list[ItemUpdate]:
+    """Return the events of these changes.
+
+    Raises:
+        ProblemError: 422 naming the field that may not be stored.
+    """
+    now_ms = clock.now_ms()
+    request = f"item-{now_ms:012x}{os.urandom(10).hex()}"
+    updates: list[ItemUpdate] = []
+    faults: list[FieldError] = []
+    for place, item in enumerate(items):
+        columns = dict(item.fields)
+        if availability.COLUMN in columns:
+            detail = f"{availability.COLUMN} is no field: give it beside `fields`, true or false"
+            faults.append(FieldError(f"[{place}].fields", "invalid", detail))
+        if item.available is not None:
+            columns[availability.COLUMN] = "true" if item.available else "false"
+        update = ItemUpdate(
+            event_id=f"{request}-{place}",
+            timestamp_ms=now_ms,
+            item_id=item.item_id,
+            columns=columns,
+        )
+        try:
+            check_event(update)
+        except ValueError as error:
+            faults.append(FieldError(f"[{place}]", "invalid", str(error)))
+        updates.append(update)
+    if faults:
+        raise invalid(faults)
+    return updates
+
+
+def _shown(engine: Engine, item_id: str) -> ItemEntry:
+    row = engine.catalog.row(item_id)
+    columns = {name: engine.catalog.column(name)[row] for name in engine.catalog.column_names}
+    available = not availability.is_hiding(columns.pop(availability.COLUMN, ""))
+    fields = {name: text for name, text in columns.items() if text}
+    return ItemEntry(item_id=item_id, fields=fields, available=available)

@@ -1,0 +1,164 @@
+"""Items that change while the server runs: durable, in the next list, and hidden means hidden."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import httpx
+import pytest
+
+from ouzel.serving.app import build_app
+from ouzel.serving.security import Access
+from tests.serving.doubles import make_engine
+from tests.serving.running import running
+
+
+def ids(reply):
+    assert reply.status_code == 200, reply.text
+    return [item["item_id"] for item in reply.json()["items"]]
+
+
+def lists(client, n=40):
+    """Return one list of every kind that knows item i13."""
+    return {
+        "user": ids(client.get(f"/v1/recommend?user_id=ada&n={n}")),
+        "session": ids(client.post("/v1/recommend", json={"items": ["i12"], "n": n})),
+        "nobody": ids(client.get(f"/v1/recommend?n={n}")),
+        "similar": ids(client.get(f"/v1/similar?item_id=i14&n={n}")),
+        "popular": ids(client.get(f"/v1/popular?n={n}")),
+        "recent": ids(client.get(f"/v1/popular?kind=recent&n={n}")),
+    }
+
+
+def test_a_hidden_item_is_in_no_list_until_it_is_available_again(client):
+    before = lists(client)
+    assert all("i13" in found for found in before.values())
+    reply = client.patch("/v1/items/i13", json={"available": False})
+    assert reply.json() == {
+        "item_id": "i13",
+        "fields": {"genres": "Drama", "title": "Film number 13"},
+        "available": False,
+    }
+    hidden = lists(client)
+    for name, found in hidden.items():
+        assert found == [item for item in before[name] if item != "i13"], name
+    assert ids(client.get("/v1/recommend?user_id=ada&n=1")) == ["i14"]  # no list is shorter for it
+    client.patch("/v1/items/i13", json={"available": True})
+    assert lists(client) == before
+
+
+def test_delete_hides_and_the_next_start_knows_it(tmp_path):
+    for run in range(2):
+        with running(build_app(make_engine(tmp_path), Access("127.0.0.1", None))) as client:
+            if not run:
+                assert client.delete("/v1/items/i13").json()["available"] is False
+            assert not any("i13" in found for found in lists(client).values())
+            assert client.get("/v1/items/i13").json()["available"] is False
+
+
+def test_items_like_a_hidden_item_are_still_found(client):
+    before = ids(client.get("/v1/similar?item_id=i13"))
+    client.delete("/v1/items/i13")
+    assert ids(client.get("/v1/similar?item_id=i13")) == before
+
+
+def test_new_items_and_new_titles_are_found_at_once(client):
+    items = [
+        {"item_id": "new/one", "fields": {"title": "A Slow River", "price": "12.5"}},
+        {"item_id": "i5", "fields": {"title": "Rapids"}},
+    ]
+    reply = client.put("/v1/items", json=items)
+    assert reply.json()["accepted"] == 2 and reply.json()["durability"] == "disk"
+    assert client.get("/v1/items/new/one").json() == {
+        "item_id": "new/one",
+        "fields": {"price": "12.5", "title": "A Slow River"},
+        "available": True,
+    }
+    assert client.get("/v1/items/i5").json()["fields"] == {"genres": "Drama", "title": "Rapids"}
+    assert ids(client.get("/v1/items?query=slow river")) == ["new/one"]
+    assert ids(client.get("/v1/items?query=rapids")) == ["i5"]
+    assert "i5" not in ids(client.get("/v1/items?query=film number&limit=100"))
+
+
+def test_what_was_done_with_an_item_before_it_came_enters_the_history(client, engine):
+    event = {"event": "click", "item_id": "late", "user_id": "ada"}
+    assert client.post("/v1/events", json=event).json()["accepted"] == 1
+    client.get("/v1/recommend?user_id=ada")
+    user = engine.log.user_row(user_id="ada")
+    before = len(engine._visitors.history(user))
+    client.put("/v1/items", json=[{"item_id": "late"}])
+    assert len(engine._visitors.history(user)) == before + 1
+
+
+def test_an_item_that_nobody_knows_is_404_and_is_not_made(client):
+    for method in ("GET", "PATCH", "DELETE"):
+        reply = client.request(method, "/v1/items/nobody", json={})
+        assert reply.status_code == 404 and "PUT /v1/items" in reply.json()["detail"]
+    assert client.get("/v1/items/nobody").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        {"item_id": "i1"},
+        [{"fields": {}}],
+        [{"item_id": ""}],
+        [{"item_id": "x" * 257}],
+        [{"item_id": "i1", "title": "beside, not in, fields"}],
+        [{"item_id": "i1", "fields": {"price": 5}}],
+        [{"item_id": "i1", "fields": {"a b": "x"}}],
+        [{"item_id": "i1", "fields": {"available": "no"}}],
+        [{"item_id": "i1", "available": "no"}],
+        [{"item_id": "fine"}, {"item_id": "line\nbreak"}],
+        [{"item_id": f"n{number}"} for number in range(1001)],
+    ],
+)
+def test_what_is_no_item_is_refused_and_nothing_is_stored(client, engine, items):
+    before = engine.log.last_offset()
+    reply = client.put("/v1/items", json=items)
+    assert reply.status_code == 422, reply.text
+    assert reply.json()["errors"] and reply.json()["detail"]
+    assert engine.log.last_offset() == before
+    assert client.get("/v1/items/fine").status_code == 404
+
+
+def test_a_change_that_cannot_be_written_changes_nothing(client, engine, monkeypatch):
+    def full(events):
+        raise OSError(28, "No space left on device")
+
+    before = lists(client)
+    monkeypatch.setattr(engine.log, "append", full)
+    assert client.delete("/v1/items/i13").status_code == 503
+    assert lists(client) == before
+
+
+def test_no_hidden_item_leaks_while_many_ask(client):
+    """After the acknowledgement no list shows it, whatever rides in the same passes."""
+    ended = threading.Event()
+    faults: list[str] = []
+
+    def ask(seed):
+        rng = random.Random(seed)
+        with httpx.Client(base_url=client.base_url, timeout=20) as mine:
+            while not ended.is_set():
+                found = ids(mine.get(f"/v1/recommend?user_id={rng.choice(['ada', 'bo'])}&n=30"))
+                if len(found) != len(set(found)):
+                    faults.append(f"twice in {found}")
+
+    crowd = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in crowd:
+        thread.start()
+    rng = random.Random(9)
+    try:
+        for _ in range(60):
+            item = f"i{rng.randint(1, 40)}"
+            client.patch(f"/v1/items/{item}", json={"available": False})
+            faults += [name for name, found in lists(client, n=30).items() if item in found]
+            client.patch(f"/v1/items/{item}", json={"available": True})
+    finally:
+        ended.set()
+        for thread in crowd:
+            thread.join()
+    assert not faults
