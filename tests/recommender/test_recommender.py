@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from ouzel import Recommender
 from ouzel.events.alone import alone
+from ouzel.events.types import ItemUpdate
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import TrainOptions
 from tests.recommender.conftest import NUM_USERS, walks
@@ -239,3 +241,32 @@ def test_cleaning_is_told_and_takes_away_what_it_says() -> None:
 def test_ids_that_are_no_list_of_texts_are_refused(trained: Path, user_ids) -> None:
     with pytest.raises(ValueError, match="list of texts"):
         Recommender.load(trained).recommend(user_ids)
+
+
+def test_similar_items_are_those_of_the_nearest_vectors(trained):
+    recommender = Recommender.load(trained)
+    catalog = recommender._open().log.catalog
+    row = 5
+    found = recommender.similar([catalog.id(row), "nobody knows"], k=4)
+    assert found.columns == ["item_id", "similar_item_id", "score", "rank", "source"]
+    like, unknown = found.partition_by("item_id", maintain_order=True)
+    assert like["source"].to_list() == ["similar"] * 4 and like["rank"].to_list() == [1, 2, 3, 4]
+    assert unknown["source"].to_list() == ["popular"] * 4
+    vectors = recommender.home.current().tensors("items")["vectors"]
+    scores = vectors @ vectors[row]
+    scores[[0, row]] = -np.inf
+    best = catalog.ids(np.argsort(-scores, kind="stable")[:4].tolist())
+    assert like["similar_item_id"].to_list() == best
+
+
+def test_what_is_not_available_is_in_no_list(trained, tmp_path):
+    home = Recommender.load(trained).save(tmp_path / "home")
+    before = Recommender.load(home).recommend(["user 1"], k=3)["item_id"].to_list()
+    hiding = ItemUpdate(
+        event_id="h", timestamp_ms=1, item_id=before[0], columns={"available": "false"}
+    )
+    with Home(home).log() as log:
+        log.append([hiding])
+    recommender = Recommender.load(home)
+    assert recommender.recommend(["user 1"], k=2)["item_id"].to_list() == before[1:]
+    assert before[0] not in recommender.similar([before[1]], k=50)["similar_item_id"].to_list()

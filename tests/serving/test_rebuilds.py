@@ -112,7 +112,7 @@ def test_events_between_the_ends_of_a_rebuild_count(late):
     before = states.begin_rebuild(0)
     asked = {"rows": before.rows, "times_ms": before.times_ms}
     bench = Workbench(tiny_graphs())
-    bench.encode(asked)
+    bench.work(asked)
     time_ms = START_MS - 1 if late else int(before.times_ms[-1]) + 5
     append(histories, 0, 3, time_ms)
     states.observe(0, 3, time_ms)
@@ -121,6 +121,27 @@ def test_events_between_the_ends_of_a_rebuild_count(late):
     now_ms = int(histories[0].times_ms[-1]) + 60_000
     expected = oracle(tiny_model(), histories[0], now_ms)
     assert np.abs(vector(states, 0, now_ms) - expected).max() < BOUND
+
+
+def test_an_audit_in_the_other_process_finds_what_one_here_finds(engine, monkeypatch):
+    async def work():
+        await crowd(engine)
+        user = engine.log.user_row(user_id="u1")
+        slot = engine._states.pool.slot(user)
+        audit = engine._states.begin_audit(user)
+        assert await engine._rebuilds.error_of(audit) == audit.error() < BOUND
+        engine._states.pool.cache[1][slot] += 0.5
+        audit = engine._states.begin_audit(user)
+        monkeypatch.setattr(engine._states._graphs, "encode", None)  # not here, that is
+        assert await engine._rebuilds.error_of(audit) >= 0.5
+        monkeypatch.undo()
+        engine._states.pool.hash_S[slot] += 1
+        audit = engine._states.begin_audit(user)
+        assert await engine._rebuilds.error_of(audit) == float("inf")
+        os.kill(engine._encoder._pid, signal.SIGKILL)
+        assert await engine._rebuilds.error_of(audit) == float("inf")
+
+    in_service(engine, work)
 
 
 def test_a_user_who_does_nothing_known_is_not_rebuilt():
@@ -136,7 +157,7 @@ def test_one_user_is_encoded_once_and_who_gives_up_stops_nobody():
 
     def slow(asked):
         time.sleep(0.2)
-        return bench.encode(asked)
+        return bench.work(asked)
 
     async def work():
         child.start()
@@ -164,7 +185,7 @@ def test_many_long_histories_at_once_do_not_stop_the_loop():
         rebuilds = Rebuilds(states, Encoder(child, bench))
         await asyncio.gather(*(rebuilds.wait_for(user, seconds=60) for user in histories))
 
-    child = Child(bench.encode, name="test")
+    child = Child(bench.work, name="test")
     asyncio.run(asyncio.wait_for(work(), 60))
     child.close()
     assert all(states.contains(user) for user in histories)

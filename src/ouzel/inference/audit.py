@@ -1,7 +1,8 @@
 """The audit of one state: how far is it from a fresh encode of the history that the log holds?
 
 An audit holds a copy of the state, so that its encode, the longest step there is, may run in
-another thread while the pool goes on. (ONNX Runtime's sessions may be run from several threads.)
+another thread or process while the pool goes on. (ONNX Runtime's sessions may be run from several
+threads.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A state made beside the pool: the longest step on the way to an answer, in another process.
+"""A state made or audited beside the pool: an encode, the longest step there is, elsewhere.
 
-What happened meanwhile is settled when it comes back (`UserStates.end_rebuild`).
+What happened meanwhile is settled when a state comes back (`UserStates.end_rebuild`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from ouzel.events.interactions import History
+from ouzel.inference.audit import Audit
 from ouzel.inference.encoding import encode_into
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import Array, StatePool, slot_bytes
 
 
 class Workbench:
-    """A state under way: what one process makes of a history, for another to take.
+    """Where states lie that one process makes or looks at for another.
 
-    Make it before the process that is to `encode` is forked: both see the same `made`, a pool of
-    one slot.
+    Make it before the process that is to `work` is forked: both see the same `made` and `stored`,
+    pools of one slot.
 
     >>> from types import SimpleNamespace
     >>> from ouzel.inference.onnxruntime import StateShape
@@ -28,19 +29,29 @@ class Workbench:
     ...     shape=StateShape(1, 1, 2, 4), encode=lambda histories: [ring, ring, last]
     ... )
     >>> bench = Workbench(graphs)
-    >>> bench.encode({"rows": np.array([3], np.int32), "times_ms": np.array([10], np.int64)})
+    >>> bench.work({"rows": np.array([3], np.int32), "times_ms": np.array([10], np.int64)})
     {}
     >>> bench.made.length_S.tolist(), bench.made.last_time_S.tolist()
     ([1], [10])
     """
 
     def __init__(self, graphs: Graphs) -> None:
-        self.made = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape), shared=True)
+        size = slot_bytes(graphs.shape)
+        self.made = StatePool(graphs.shape, max_bytes=size, shared=True)
+        self.stored = StatePool(graphs.shape, max_bytes=size, shared=True)
         self._graphs = graphs
 
-    def encode(self, asked: Mapping[str, Array]) -> dict[str, Array]:
-        """Make the state of a history of known events: `rows` (n,) int32, `times_ms` (n,) int64."""
-        encode_into(self._graphs, self.made, [0], [History(asked["rows"], asked["times_ms"])])
+    def work(self, asked: Mapping[str, Array]) -> dict[str, Array]:
+        """Make the state of a history of known events: `rows` (n,) int32, `times_ms` (n,) int64.
+
+        With a `digest` (1,) uint64 what is returned is the `error` (1,) of the audit of the state
+        in `stored`, which was made from events of that digest.
+        """
+        history = History(asked["rows"], asked["times_ms"])
+        if "digest" in asked:
+            audit = Audit(self._graphs, self.stored, int(asked["digest"][0]), history)
+            return {"error": np.array([audit.error()])}
+        encode_into(self._graphs, self.made, [0], [history])
         return {}
 
 

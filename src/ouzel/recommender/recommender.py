@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ouzel.events import clock
+from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
+from ouzel.ranking.similar import query_like
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Silent, TrainOptions
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
@@ -77,20 +79,32 @@ class Recommender:
         """
         import polars as pl
 
-        if isinstance(user_ids, str) or not all(isinstance(user, str) for user in user_ids):
-            raise ValueError(
-                f"user_ids is {user_ids!r}: give a list of texts, such as ['u1', 'u2']"
-            )
-        if not 1 <= k <= MAX_K:
-            raise ValueError(f"k is {k}: give 1 to {MAX_K}")
+        _check(user_ids, k, name="user_ids")
         answering = self._open()
+        lists = answering.recommend(user_ids, k, exclude_seen=exclude_seen)
+        names = ("user_id", "item_id")
         parts = [
-            _frame(user_id, found, answering.log)
-            for user_id, found in zip(
-                user_ids, answering.recommend(user_ids, k, exclude_seen=exclude_seen), strict=True
-            )
+            _frame(names, user_id, found, answering.log)
+            for user_id, found in zip(user_ids, lists, strict=True)
         ]
-        return pl.concat(parts) if parts else _frame("", Candidates.empty(), answering.log)
+        return pl.concat(parts or [_frame(names, "", Candidates.empty(), answering.log)])
+
+    def similar(self, item_ids: Sequence[str], *, k: int = 10) -> pl.DataFrame:
+        """Return `item_id, similar_item_id, score, rank, source`: `k` rows an item, best first.
+
+        For an item that is not known these are the popular ones; `source` says so.
+
+        Raises:
+            ValueError: as `recommend`.
+        """
+        import polars as pl
+
+        _check(item_ids, k, name="item_ids")
+        answering = self._open()
+        found = zip(item_ids, answering.similar(item_ids, k), strict=True)
+        names = ("item_id", "similar_item_id")
+        parts = [_frame(names, item_id, like, answering.log) for item_id, like in found]
+        return pl.concat(parts or [_frame(names, "", Candidates.empty(), answering.log)])
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         """Return the titles of items, "" where the catalogue has none."""
@@ -159,6 +173,8 @@ class _Answering:
             load_history=self.log.history,
             version=bundle.version,
         )
+        self._num_rows = bundle.manifest.num_rows
+        self._hidden = Availability(self.log.catalog, num_rows=self._num_rows).hidden
         self._pipeline = Pipeline(
             standard_stages(bundle, self._states, sample_histories(self.log)), resting=False
         )
@@ -171,22 +187,48 @@ class _Answering:
         queries = [self._query(user_id, k, now_ms, exclude_seen) for user_id in user_ids]
         return self._pipeline.run(queries).found if queries else ()
 
+    def similar(self, item_ids: Sequence[str], k: int) -> Sequence[Candidates]:
+        """Return the candidates like each item, best first."""
+        now_ms = clock.now_ms()
+        nothing = no_history().rows
+        queries = [
+            query_like(
+                row if row < self._num_rows else 0,
+                self._pipeline,
+                k=k,
+                now_ms=now_ms,
+                forbidden=nothing,
+                hidden=self._hidden,
+            )
+            for row in self.log.catalog.rows(item_ids).tolist()
+        ]
+        return self._pipeline.run(queries).found if queries else ()
+
     def _query(self, user_id: str, k: int, now_ms: int, exclude_seen: bool) -> Query:
         user = self.log.user_row(user_id)
         history = no_history() if user is None else self.log.history(user)
         seen = distinct_rows(history.rows if exclude_seen else no_history().rows)
-        return Query(k=k, now_ms=now_ms, user=user, history=history, forbidden=seen)
+        return Query(
+            k=k, now_ms=now_ms, user=user, history=history, forbidden=seen, hidden=self._hidden
+        )
 
 
-def _frame(user_id: str, found: Candidates, log: EventLog) -> pl.DataFrame:
+def _check(ids: Sequence[str], k: int, *, name: str) -> None:
+    if isinstance(ids, str) or not all(isinstance(one, str) for one in ids):
+        raise ValueError(f"{name} is {ids!r}: give a list of texts, such as ['x1', 'x2']")
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k is {k}: give 1 to {MAX_K}")
+
+
+def _frame(names: tuple[str, str], asked: str, found: Candidates, log: EventLog) -> pl.DataFrame:
     import polars as pl
 
     columns = {
-        "user_id": [user_id] * len(found),
-        "item_id": log.catalog.ids(found.rows_K.tolist()),
+        names[0]: [asked] * len(found),
+        names[1]: log.catalog.ids(found.rows_K.tolist()),
         "score": found.scores_K.tolist(),
         "rank": list(range(1, len(found) + 1)),
         "source": [found.names[source] for source in found.sources_K.tolist()],
     }
-    types = {"user_id": str, "item_id": str, "score": float, "rank": int, "source": str}
+    types = {names[0]: str, names[1]: str, "score": float, "rank": int, "source": str}
     return pl.DataFrame(columns, schema=types)

@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events import clock
+from ouzel.events.availability import Availability
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
-from ouzel.ranking.stages import SearchIndex
+from ouzel.ranking.similar import query_like
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
-from ouzel.serving.availability import Availability
 from ouzel.serving.problem import ProblemError
-from ouzel.serving.rebuilds import Encoder, Rebuilds
+from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
 from ouzel.serving.wire import RecommendRequest, SimilarRequest
@@ -51,9 +51,6 @@ REBUILD_MS = 150.0
 MAX_WAITING = 1024
 """Most requests that may wait for a pass. Even answered by fallbacks alone, at about 0.2 ms each,
 these take the time of one deadline: who came after them would wait for nothing but a late list."""
-
-SIMILAR = "similar"
-"""Source name of items found with the vector of another item."""
 
 Asked = RecommendRequest | SimilarRequest
 
@@ -95,9 +92,9 @@ class _Ride:
 class Answers:
     """Answers requests through the pipeline; lives in one event loop.
 
-    The state of a user whom the pool does not hold is made by `encoder`, another process, if there
-    is one. What a stage can do beside the loop, the search above all, it does there while the loop
-    reads and writes HTTP and begins the next pass.
+    The state of a user whom the pool does not hold is made by `rebuilds`, if there are any. What a
+    stage can do beside the loop, the search above all, it does there while the loop reads and
+    writes HTTP and begins the next pass.
     """
 
     def __init__(
@@ -109,17 +106,15 @@ class Answers:
         states: UserStates,
         availability: Availability,
         num_rows: int,
-        encoder: Encoder | None = None,
+        rebuilds: Rebuilds | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self._rebuilds = None if encoder is None else Rebuilds(states, encoder)
+        self._rebuilds = rebuilds
         self._states = states
         self._visitors = visitors
         self._catalog = catalog
         self._num_rows = num_rows
         self._availability = availability
-        searches = [stage for stage in pipeline.stages if isinstance(stage, SearchIndex)]
-        self._index = searches[0].index if searches else None
         self._waiting: list[_Waiting] = []
         self._under_way = 0
         self._open = 0
@@ -268,22 +263,14 @@ class Answers:
     def _like(
         self, request: SimilarRequest, visitor: Visitor | None, now_ms: int, deadline_ms: float
     ) -> Query:
-        """Return the query for items like another: by its vector, then by whose sessions held it.
-
-        The item need not be available itself.
-        """
         itself = self._rows([request.item_id])
         seen = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
-        vector = None
-        if len(itself) and self._index is not None:
-            vector = self._index.vector(int(itself[0]))
-        return Query(
+        return query_like(
+            int(itself[0]) if len(itself) else 0,
+            self.pipeline,
             k=request.n,
             now_ms=now_ms,
-            history=History(itself, np.full(len(itself), now_ms, np.int64)),
-            vector=vector,
-            source=SIMILAR,
-            forbidden=distinct_rows(itself, seen, self._rows(request.exclude_items)),
+            forbidden=distinct_rows(seen, self._rows(request.exclude_items)),
             hidden=self._availability.hidden,
             deadline_ms=deadline_ms,
         )

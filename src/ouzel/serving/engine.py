@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
 from ouzel.events.types import Event, ItemUpdate
 from ouzel.inference.states import UserStates
@@ -19,10 +20,9 @@ from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
-from ouzel.serving.availability import Availability
 from ouzel.serving.child import core_numbers
 from ouzel.serving.metrics import Family, Metrics
-from ouzel.serving.rebuilds import Encoder
+from ouzel.serving.rebuilds import Encoder, Rebuilds
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
@@ -69,6 +69,9 @@ class Engine:
         self.users = _some_users(parts.log)
         self.metrics = Metrics()
         self.ready = False
+        self._rebuilds = None
+        if parts.encoder is not None:
+            self._rebuilds = Rebuilds(parts.states, parts.encoder)
         self.answers = Answers(
             parts.pipeline,
             parts.visitors,
@@ -76,7 +79,7 @@ class Engine:
             states=parts.states,
             availability=self.availability,
             num_rows=parts.num_rows,
-            encoder=parts.encoder,
+            rebuilds=self._rebuilds,
         )
         self._encoder = None if parts.encoder is None else parts.encoder.child
         self._states = parts.states
@@ -161,7 +164,11 @@ class Engine:
         audit = self._states.begin_audit(user)
         if audit is None:
             return None
-        return self._states.end_audit(user, await asyncio.to_thread(audit.error))
+        if self._rebuilds is None:
+            error = await asyncio.to_thread(audit.error)
+        else:
+            error = await self._rebuilds.error_of(audit)
+        return self._states.end_audit(user, error)
 
     async def _audit_forever(self) -> None:
         while True:

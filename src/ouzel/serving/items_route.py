@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from ouzel.events import clock
+from ouzel.events import availability, clock
 from ouzel.events.types import ItemUpdate
 from ouzel.events.validation import check_event
-from ouzel.serving import availability
 from ouzel.serving.engine import Engine
 from ouzel.serving.events_route import MAX_EVENTS_BODY_BYTES, durably
 from ouzel.serving.http import read_body, send_bytes, timing_of

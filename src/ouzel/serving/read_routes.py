@@ -9,8 +9,8 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ouzel.events import clock
+from ouzel.events.availability import COLUMN, is_hiding
 from ouzel.retrieval.types import Query
-from ouzel.serving.availability import COLUMN, is_hiding
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, send_bytes, timing_of
 from ouzel.serving.problem import field_error, invalid

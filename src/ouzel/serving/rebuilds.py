@@ -11,6 +11,10 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+import numpy as np
+
+from ouzel.events.interactions import History
+from ouzel.inference.audit import Audit
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.rebuild import Workbench
 from ouzel.inference.states import UserStates
@@ -43,11 +47,11 @@ def fork_encoder(graphs: Graphs) -> Encoder | None:
     if not can_fork():
         return None
     bench = Workbench(graphs)
-    return Encoder(Child(bench.encode, name="encoding", cores=set(core_numbers()[1:])), bench)
+    return Encoder(Child(bench.work, name="encoding", cores=set(core_numbers()[1:])), bench)
 
 
 class Rebuilds:
-    """Lets `encoder` make states, one after the other; lives in one event loop."""
+    """Lets `encoder` make and audit states, one after the other; lives in one event loop."""
 
     def __init__(self, states: UserStates, encoder: Encoder) -> None:
         self._states = states
@@ -67,14 +71,26 @@ class Rebuilds:
         # Not awaited itself: who gives up must not cancel it for the others.
         await asyncio.wait([task], timeout=seconds)
 
+    async def error_of(self, audit: Audit) -> float:
+        """Return the error that an audit finds, at the price of an encode beside this process."""
+        try:
+            async with self._turn:
+                self._encoder.bench.stored.put(0, audit.stored, 0)
+                digest = np.array([audit.digest], np.uint64)
+                done = self._encoder.child.call({**_asked(audit.history), "digest": digest})
+                if done is not None:
+                    return float((await done)["error"][0])
+        except ChildDiedError:
+            pass
+        return await asyncio.to_thread(audit.error)
+
     async def _make(self, user: int) -> None:
         try:
             async with self._turn:
                 history = self._states.begin_rebuild(user)
                 if history is None:
                     return
-                asked: Arrays = {"rows": history.rows, "times_ms": history.times_ms}
-                done = self._encoder.child.call(asked)
+                done = self._encoder.child.call(_asked(history))
                 if done is not None:
                     await done
                     self._states.end_rebuild(user, history, self._encoder.bench.made)
@@ -83,3 +99,7 @@ class Rebuilds:
         except Exception:
             # The state stage tries once more, and has a fallback.
             logger.exception("the state of a user could not be made")
+
+
+def _asked(history: History) -> Arrays:
+    return {"rows": history.rows, "times_ms": history.times_ms}
