@@ -67,7 +67,7 @@ def test_many_users_at_once_are_all_answered_by_the_model(trained: Path) -> None
     answering._pipeline._monotonic_ms = lambda: float(next(moments))
     users = [f"user {number % NUM_USERS}" for number in range(2000)]
     for _ in range(5):
-        found = answering.recommend(users, 3, exclude_seen=True)
+        found = answering.recommend(users, 3, exclude_seen=True, hidden=None)
         assert {one.names for one in found} == {("sequence",)}
 
 
@@ -270,3 +270,29 @@ def test_what_is_not_available_is_in_no_list(trained, tmp_path):
     recommender = Recommender.load(home)
     assert recommender.recommend(["user 1"], k=2)["item_id"].to_list() == before[1:]
     assert before[0] not in recommender.similar([before[1]], k=50)["similar_item_id"].to_list()
+
+
+def test_a_filter_says_what_may_be_shown(home: Path) -> None:
+    with Home(home).log() as log:
+        ids = log.catalog.ids(range(1, 9))
+        log.append(
+            [
+                ItemUpdate(
+                    event_id=f"p-{item_id}",
+                    timestamp_ms=1,
+                    item_id=item_id,
+                    columns={"price": str(price)},
+                )
+                for price, item_id in enumerate(ids)
+            ]
+        )
+    recommender = Recommender.load(home)
+    cheap = recommender.recommend(["nobody", "user 1"], k=5, filter="price < 3")
+    assert set(cheap["item_id"]) <= set(ids[:3])
+    like = recommender.similar([ids[0]], filter="price in [5, 6]")
+    assert set(like["similar_item_id"]) == set(ids[5:7])
+    with pytest.raises(ValueError, match="did you mean price"):
+        recommender.recommend(["user 1"], filter="prise < 3")
+    shown = cli("recommend", home, "--user", "nobody", "--filter", "price < 2", "--json", "-")
+    assert {row["item_id"] for row in json.loads(shown.stdout)} == set(ids[:2])
+    assert cli("recommend", home, "--user", "x", "--filter", "price <").returncode == 1

@@ -115,11 +115,11 @@ def test_tuning_stops_where_exact_search_is_as_fast(data) -> None:
 
 
 @pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.97])
 def test_hidden_rows_never_come_and_the_best_of_the_others_do(engine, data, share) -> None:
     vectors, queries = data
     hidden = np.random.default_rng(1).random(len(vectors)) < share
-    rows, scores = engine(vectors).search(queries, 10, hidden=hidden)
+    rows, scores = engine(vectors).search(queries, 10, hidden=[hidden] * len(queries))
     assert not hidden[rows].any() and (rows > 0).all()
     everywhere = [np.flatnonzero(hidden).astype(np.int32)] * len(queries)
     expected, _ = ExactIndex(vectors).search(queries, 10, exclude=everywhere)
@@ -132,8 +132,24 @@ def test_hidden_rows_never_come_and_the_best_of_the_others_do(engine, data, shar
 @pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
 def test_where_all_is_hidden_nothing_is_found(engine, data) -> None:
     vectors, queries = data
-    rows, scores = engine(vectors).search(queries, 3, hidden=np.ones(len(vectors), np.bool_))
+    nothing = [np.ones(len(vectors), np.bool_)] * len(queries)
+    rows, scores = engine(vectors).search(queries, 3, hidden=nothing)
     assert not rows.any() and np.isneginf(scores).all()
+
+
+@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+def test_each_query_has_rows_hidden_of_its_own(engine, data) -> None:
+    vectors, queries = data
+    index = engine(vectors)
+    odd = np.arange(len(vectors)) % 2 == 1
+    masks = [(None, odd, ~odd)[at % 3] for at in range(len(queries))]
+    together, _ = index.search(queries, 10, hidden=masks)
+    for at, mask in enumerate(masks):
+        alone, _ = index.search(queries[at : at + 1], 10, hidden=[mask])
+        np.testing.assert_array_equal(together[at], alone[0])
+        assert mask is None or not mask[together[at]].any()
+    with pytest.raises(ValueError, match="hidden has 1 entries"):
+        index.search(queries, 10, hidden=masks[:1])
 
 
 @pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])

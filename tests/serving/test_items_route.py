@@ -162,3 +162,72 @@ def test_no_hidden_item_leaks_while_many_ask(client):
         for thread in crowd:
             thread.join()
     assert not faults
+
+
+def shop(client):
+    """Give the first 20 items a price and a category."""
+    items = [
+        {"item_id": f"i{row}", "fields": {"price": str(row), "kind": "odd" if row % 2 else "even"}}
+        for row in range(1, 21)
+    ]
+    assert client.put("/v1/items", json=items).status_code == 200
+
+
+def test_a_filter_holds_in_every_list(client):
+    shop(client)
+    wanted = {f"i{row}" for row in range(2, 15, 2)}
+    asked = {"filter": 'kind in ["even"] and price < 15', "n": 40}
+    for path, more in (
+        ("recommend", {"user_id": "ada"}),
+        ("recommend", {"items": ["i3"]}),
+        ("recommend", {}),
+        ("similar", {"item_id": "i4"}),
+        ("popular", {}),
+    ):
+        found = set(ids(client.get(f"/v1/{path}", params={**asked, **more})))
+        left_out = {"i12"} if "user_id" in more else {"i4"} if "item_id" in more else set()
+        assert found == wanted - left_out - ({"i10"} if "user_id" in more else set()), path
+
+
+def test_a_price_that_changes_counts_in_the_next_list(client):
+    shop(client)
+    asked = {"filter": "price < 3", "n": 40}
+    assert set(ids(client.get("/v1/recommend", params=asked))) == {"i1", "i2"}
+    client.patch("/v1/items/i20", json={"fields": {"price": "2.5"}})
+    client.patch("/v1/items/i1", json={"available": False})
+    client.patch("/v1/items/i2", json={"fields": {"price": ""}})
+    assert ids(client.get("/v1/recommend", params=asked)) == ["i20"]
+
+
+def test_requests_with_and_without_filters_ride_together(client):
+    shop(client)
+    filters = [None, "price < 5", "price > 15", 'kind == "odd"']
+    alone = {
+        text: ids(client.post("/v1/recommend", json={"user_id": "bo", "n": 9, "filter": text}))
+        for text in filters
+    }
+    faults = []
+
+    def ask(text):
+        with httpx.Client(base_url=client.base_url, timeout=20) as mine:
+            for _ in range(25):
+                body = {"user_id": "bo", "n": 9, "filter": text}
+                if ids(mine.post("/v1/recommend", json=body)) != alone[text]:
+                    faults.append(text)
+
+    crowd = [threading.Thread(target=ask, args=(text,)) for text in filters * 2]
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join()
+    assert not faults and len({tuple(found) for found in alone.values()}) == len(filters)
+
+
+@pytest.mark.parametrize("text", ["", "price <", "prise < 5", "__import__('os')", "x" * 1001])
+def test_a_filter_that_is_none_is_refused(client, text):
+    shop(client)
+    for path in ("recommend", "similar", "popular"):
+        asked = {"filter": text} | ({"item_id": "i1"} if path == "similar" else {})
+        reply = client.get(f"/v1/{path}", params=asked)
+        assert reply.status_code == 422, reply.text
+        assert "filter" in reply.json()["detail"]

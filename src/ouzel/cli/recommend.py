@@ -16,6 +16,10 @@ def command(
     home: Annotated[Path, typer.Argument(help="The home of a trained model.")],
     user: Annotated[str, typer.Option(help="Id of the user.")],
     k: Annotated[int, typer.Option(help="Length of the list, 1 to 500.")] = 10,
+    filter: Annotated[
+        str | None,
+        typer.Option(help="Which items may be shown, such as: '\"Drama\" in genres'."),
+    ] = None,
     json: Annotated[
         str | None, typer.Option(help="Write the list as JSON to this file, or - for stdout.")
     ] = None,
@@ -27,7 +31,7 @@ def command(
     from ouzel.recommender.recommender import Recommender
 
     recommender = Recommender.load(home)
-    rows = recommender.recommend([user], k=k).to_dicts()
+    rows = recommender.recommend([user], k=k, filter=filter).to_dicts()
     titles = recommender.titles([row["item_id"] for row in rows])
     for row, title in zip(rows, titles, strict=True):
         del row["user_id"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
-from ouzel.retrieval.index import Search
+from ouzel.retrieval.index import Excluded, Hidden, Search
 from ouzel.retrieval.scan import ScanIndex, ScanWorker
 from ouzel.retrieval.types import Candidates, Query, Source, among, visible
 
@@ -117,8 +117,6 @@ class EncodeUser(Stage):
 
 class SearchIndex(Stage):
     """Finds the best items for every query that has a vector, in one search of the index.
-
-    The queries of a pass share what is `hidden`.
     The budget grows with the index: a search may read every row of it. An index of
     codes can be searched beside the caller, see `search_with`.
     """
@@ -137,8 +135,7 @@ class SearchIndex(Stage):
         asking = [query for query in work.queries if query.vector is not None]
         if not asking:
             return work
-        queries_BD, k, exclude = _asked(asking)
-        hidden = asking[0].hidden
+        queries_BD, k, exclude, hidden = _asked(asking)
         found = self.index.search(queries_BD, k, exclude=exclude, hidden=hidden)
         return _with_found(work, *found)
 
@@ -152,17 +149,19 @@ class SearchIndex(Stage):
         asking = [query for query in work.queries if query.vector is not None]
         if self._worker is None or not asking or not isinstance(self.index, ScanIndex):
             return None
-        queries_BD, k, exclude = _asked(asking)
-        begun = self.index.begin(queries_BD, k, exclude=exclude, hidden=asking[0].hidden)
+        queries_BD, k, exclude, hidden = _asked(asking)
+        begun = self.index.begin(queries_BD, k, exclude=exclude, hidden=hidden)
         self._worker.submit(begun, done)
         return lambda: _with_found(work, *begun.result())
 
 
 def _asked(
     queries: Sequence[Query],
-) -> tuple[NDArray[np.float32], int, list[NDArray[np.int32]]]:
+) -> tuple[NDArray[np.float32], int, Excluded, Hidden | None]:
     vectors = [query.vector for query in queries if query.vector is not None]
-    return np.stack(vectors), max(q.k for q in queries), [q.forbidden for q in queries]
+    masks = [query.hidden for query in queries]
+    hidden = None if all(mask is None for mask in masks) else masks
+    return np.stack(vectors), max(q.k for q in queries), [q.forbidden for q in queries], hidden
 
 
 def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.float32]) -> Work:

@@ -15,6 +15,7 @@ from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import sample_histories, standard_stages
+from ouzel.ranking.filters import Filters
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.similar import query_like
 from ouzel.recommender.home import Home
@@ -22,7 +23,9 @@ from ouzel.recommender.options import Silent, TrainOptions
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
 STATE_BYTES = 256 << 20
 """Memory for user states in a Python process."""
@@ -68,20 +71,28 @@ class Recommender:
         return self
 
     def recommend(
-        self, user_ids: Sequence[str], *, k: int = 10, exclude_seen: bool = True
+        self,
+        user_ids: Sequence[str],
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+        filter: str | None = None,
     ) -> pl.DataFrame:
         """Return `user_id, item_id, score, rank, source`, up to `k` rows a user, best first.
 
-        A user without known events gets what is popular; `source` says so.
+        A user without known events gets what is popular; `source` says so. `filter` says which
+        items may be shown, such as `"Drama" in genres` (see `ouzel.ranking.conditions`).
 
         Raises:
-            ValueError: nothing was fitted, `k` is not between 1 and 500, or an id is no text.
+            ValueError: nothing was fitted, `k` is not between 1 and 500, an id is no text, or the
+                filter cannot be read.
         """
         import polars as pl
 
         _check(user_ids, k, name="user_ids")
         answering = self._open()
-        lists = answering.recommend(user_ids, k, exclude_seen=exclude_seen)
+        hidden = answering.filters.hidden(filter)
+        lists = answering.recommend(user_ids, k, exclude_seen=exclude_seen, hidden=hidden)
         names = ("user_id", "item_id")
         parts = [
             _frame(names, user_id, found, answering.log)
@@ -89,7 +100,9 @@ class Recommender:
         ]
         return pl.concat(parts or [_frame(names, "", Candidates.empty(), answering.log)])
 
-    def similar(self, item_ids: Sequence[str], *, k: int = 10) -> pl.DataFrame:
+    def similar(
+        self, item_ids: Sequence[str], *, k: int = 10, filter: str | None = None
+    ) -> pl.DataFrame:
         """Return `item_id, similar_item_id, score, rank, source`: `k` rows an item, best first.
 
         For an item that is not known these are the popular ones; `source` says so.
@@ -101,7 +114,8 @@ class Recommender:
 
         _check(item_ids, k, name="item_ids")
         answering = self._open()
-        found = zip(item_ids, answering.similar(item_ids, k), strict=True)
+        lists = answering.similar(item_ids, k, hidden=answering.filters.hidden(filter))
+        found = zip(item_ids, lists, strict=True)
         names = ("item_id", "similar_item_id")
         parts = [_frame(names, item_id, like, answering.log) for item_id, like in found]
         return pl.concat(parts or [_frame(names, "", Candidates.empty(), answering.log)])
@@ -174,20 +188,33 @@ class _Answering:
             version=bundle.version,
         )
         self._num_rows = bundle.manifest.num_rows
-        self._hidden = Availability(self.log.catalog, num_rows=self._num_rows).hidden
+        catalog = self.log.catalog
+        self.filters = Filters(
+            catalog, Availability(catalog, num_rows=self._num_rows), num_rows=self._num_rows
+        )
         self._pipeline = Pipeline(
             standard_stages(bundle, self._states, sample_histories(self.log)), resting=False
         )
 
     def recommend(
-        self, user_ids: Sequence[str], k: int, *, exclude_seen: bool
+        self,
+        user_ids: Sequence[str],
+        k: int,
+        *,
+        exclude_seen: bool,
+        hidden: NDArray[np.bool_] | None,
     ) -> Sequence[Candidates]:
         """Return the candidates of each user, best first."""
         now_ms = clock.now_ms()
-        queries = [self._query(user_id, k, now_ms, exclude_seen) for user_id in user_ids]
+        queries = [
+            self._query(user_id, k, now_ms, exclude_seen=exclude_seen, hidden=hidden)
+            for user_id in user_ids
+        ]
         return self._pipeline.run(queries).found if queries else ()
 
-    def similar(self, item_ids: Sequence[str], k: int) -> Sequence[Candidates]:
+    def similar(
+        self, item_ids: Sequence[str], k: int, *, hidden: NDArray[np.bool_] | None
+    ) -> Sequence[Candidates]:
         """Return the candidates like each item, best first."""
         now_ms = clock.now_ms()
         nothing = no_history().rows
@@ -198,19 +225,25 @@ class _Answering:
                 k=k,
                 now_ms=now_ms,
                 forbidden=nothing,
-                hidden=self._hidden,
+                hidden=hidden,
             )
             for row in self.log.catalog.rows(item_ids).tolist()
         ]
         return self._pipeline.run(queries).found if queries else ()
 
-    def _query(self, user_id: str, k: int, now_ms: int, exclude_seen: bool) -> Query:
+    def _query(
+        self,
+        user_id: str,
+        k: int,
+        now_ms: int,
+        *,
+        exclude_seen: bool,
+        hidden: NDArray[np.bool_] | None,
+    ) -> Query:
         user = self.log.user_row(user_id)
         history = no_history() if user is None else self.log.history(user)
         seen = distinct_rows(history.rows if exclude_seen else no_history().rows)
-        return Query(
-            k=k, now_ms=now_ms, user=user, history=history, forbidden=seen, hidden=self._hidden
-        )
+        return Query(k=k, now_ms=now_ms, user=user, history=history, forbidden=seen, hidden=hidden)
 
 
 def _check(ids: Sequence[str], k: int, *, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.retrieval.index import Excluded, check_search, check_vectors
+from ouzel.retrieval.index import Excluded, Hidden, check_search, check_vectors
 from ouzel.retrieval.topk import top_k
 
 BLOCK_SCORES = 1 << 22
@@ -92,27 +92,29 @@ class ExactIndex:
         k: int,
         *,
         exclude: Excluded | None = None,
-        hidden: NDArray[np.bool_] | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return rows (B, K) int32 and scores (B, K) float32, best first, ties by lower row.
 
-        `hidden` (N,) marks rows that no query may find. Where fewer than k rows are left, the rest
-        is row 0 with score -inf. Scores depend on the other queries of a batch by rounding only.
+        `hidden` marks rows that a query may not find either. Where fewer than k rows are left, the
+        rest is row 0 with score -inf. Scores depend on the other queries of a batch by rounding
+        only.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
-                `exclude` not one array per query.
+                `exclude` or `hidden` not one array per query.
         """
-        check_search(queries_BD, k, exclude, dim=self.dim)
+        check_search(queries_BD, k, exclude, dim=self.dim, hidden=hidden)
         rows_BK = np.zeros((len(queries_BD), k), np.int32)
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
         step = max(1, BLOCK_SCORES // max(1, len(self._vectors_ND)))
         for start in range(0, len(queries_BD), step):
             scores_bN = queries_BD[start : start + step] @ self._vectors_ND.T
             scores_bN[:, self._hidden_rows] = -np.inf
-            if hidden is not None:
-                scores_bN[:, hidden[: len(self._vectors_ND)]] = -np.inf
             for at, scores_N in enumerate(scores_bN, start):
+                hidden_N = None if hidden is None else hidden[at]
+                if hidden_N is not None:
+                    scores_N[hidden_N[: len(scores_N)]] = -np.inf
                 if exclude is not None:
                     scores_N[exclude[at][exclude[at] < len(scores_N)]] = -np.inf
                 best = top_k(scores_N, k)

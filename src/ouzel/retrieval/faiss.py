@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.retrieval.index import Excluded, check_search
+from ouzel.retrieval.index import Excluded, Hidden, check_search
 from ouzel.retrieval.topk import top_k
 from ouzel.retrieval.types import among, visible
 
@@ -33,8 +33,8 @@ SPARE = 4
 """At least this many times as many rows are scored as are asked for."""
 
 
-LEAST_SHOWN = 0.05
-"""Where fewer rows than this share are to be seen, the scan looks no further."""
+FEW_SHOWN = 0.05
+"""Where fewer rows than this share are to be seen, they are scored without the codes."""
 
 
 class FaissIndex:
@@ -70,35 +70,36 @@ class FaissIndex:
         k: int,
         *,
         exclude: Excluded | None = None,
-        hidden: NDArray[np.bool_] | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return rows (B, K) int32 and exact scores (B, K) float32, best first.
 
-        `exclude` has sorted rows, `hidden` (N,) marks rows that no query may find. The scan looks
-        for as many more candidates as are excluded, or likely to be hidden.
-        Where fewer than k are found, the rest is row 0 with score -inf.
+        `exclude` has sorted rows, `hidden` masks (N,) rows that may not be found either. The scan
+        looks for as many more candidates as are excluded, or likely to be hidden; where few are to
+        be seen, all of these are scored. Where fewer than k are found, the rest is row 0 with score
+        -inf.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
-                `exclude` not one array per query.
+                `exclude` or `hidden` not one array per query.
         """
-        check_search(queries_BD, k, exclude, dim=self._vectors_ND.shape[1])
+        check_search(queries_BD, k, exclude, dim=self._vectors_ND.shape[1], hidden=hidden)
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
         banned = [_NONE] * len(queries_BD) if exclude is None else exclude
         # Padding and what is excluded may come back as well, and are dropped then.
-        widths = [max(self.candidates, SPARE * k) + len(rows) + 1 for rows in banned]
-        if hidden is not None:
-            shown_share = max(LEAST_SHOWN, 1 - float(hidden.mean()))
-            widths = [math.ceil(width / shown_share) for width in widths]
+        masks: Hidden = [None] * len(queries_BD) if hidden is None else hidden
+        widths = [
+            math.ceil((max(self.candidates, SPARE * k) + len(rows) + 1) / _share(mask))
+            for rows, mask in zip(banned, masks, strict=True)
+        ]
         most = min(len(self._vectors_ND), max(widths, default=1))
         _, found_BW = self._codes.search(queries_BD, most)
         rows_BK = np.zeros((len(queries_BD), k), np.int32)
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
         for at, (found_W, width) in enumerate(zip(found_BW, widths, strict=True)):
             # No more than this query would have got alone: answers do not depend on company.
-            rows, scores = self._refined(
-                queries_BD[at], _shown(found_W[:width], hidden), banned[at], k
-            )
+            shown = _shown(found_W[:width], masks[at])
+            rows, scores = self._refined(queries_BD[at], shown, banned[at], k)
             rows_BK[at, : len(rows)] = rows
             scores_BK[at, : len(rows)] = scores
         return rows_BK, scores_BK
@@ -125,4 +126,13 @@ class FaissIndex:
 
 
 def _shown(rows: NDArray[np.int64], hidden_N: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-    return rows if hidden_N is None else rows[visible(rows, hidden_N)]
+    """Return those of the rows found that are not hidden, or all such rows if they are few."""
+    if hidden_N is None:
+        return rows
+    few = _share(hidden_N) == FEW_SHOWN
+    return np.flatnonzero(~hidden_N) if few else rows[visible(rows, hidden_N)]
+
+
+def _share(hidden_N: NDArray[np.bool_] | None) -> float:
+    """Return the share of rows to be seen, `FEW_SHOWN` at least."""
+    return 1.0 if hidden_N is None else max(FEW_SHOWN, 1 - float(hidden_N.mean()))

@@ -15,6 +15,10 @@ Excluded = Sequence[NDArray[np.int32]]
 """Per query, the rows that may not be returned: sorted, each once."""
 
 
+Hidden = Sequence[NDArray[np.bool_] | None]
+"""Per query, a mask (N,) of the rows that may not be returned either, None: no more than those."""
+
+
 class Search(Protocol):
     """What the request path asks of an index.
 
@@ -37,12 +41,9 @@ class Search(Protocol):
         k: int,
         *,
         exclude: Excluded | None = None,
-        hidden: NDArray[np.bool_] | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return rows (B, K) int32 and scores (B, K) float32, best first; ties by lower row.
-
-        `hidden` (N,) marks the rows that no query may find.
-        """
+        """Return rows (B, K) int32 and scores (B, K) float32, best first; ties by lower row."""
         ...
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
@@ -76,13 +77,18 @@ class Index(Search, Protocol):
 
 
 def check_search(
-    queries_BD: NDArray[np.float32], k: int, exclude: Excluded | None, *, dim: int
+    queries_BD: NDArray[np.float32],
+    k: int,
+    exclude: Excluded | None,
+    *,
+    dim: int,
+    hidden: Hidden | None = None,
 ) -> None:
     """Return nothing if an index of `dim` dimensions can answer this.
 
     Raises:
         ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
-            `exclude` not one array per query.
+            `exclude` or `hidden` not one array per query.
 
     >>> check_search(np.ones((1, 2), np.float32), 5, None, dim=2)
     """
@@ -92,11 +98,12 @@ def check_search(
         raise ValueError(f"queries have shape {queries_BD.shape}: give (B, {dim})")
     if not np.isfinite(queries_BD).all():
         raise ValueError("a query holds NaN or infinity: give finite vectors")
-    if exclude is not None and len(exclude) != len(queries_BD):
-        raise ValueError(
-            f"exclude has {len(exclude)} entries for {len(queries_BD)} queries: "
-            "give one array of rows per query"
-        )
+    for name, given in (("exclude", exclude), ("hidden", hidden)):
+        if given is not None and len(given) != len(queries_BD):
+            raise ValueError(
+                f"{name} has {len(given)} entries for {len(queries_BD)} queries: "
+                "give one array per query"
+            )
 
 
 def check_vectors(vectors: NDArray[np.float32]) -> None:

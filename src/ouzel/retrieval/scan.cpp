@@ -145,8 +145,8 @@ float inner(const float *a, const float *b, int64_t dim) {
 
 // What a search is given: codes (blocks, G, 16, 4) uint8, the number of blocks a multiple of 4;
 // vectors (N, D) float32; queries (B, D) float32 and their codes (B, G, 4) int8. The rows banned for
-// query b are those from banned_from[b] to banned_from[b + 1], sorted; where `hidden` (N) is not 0 a
-// row is banned for all, unless there is no `hidden`. It writes rows and scores
+// query b are those from banned_from[b] to banned_from[b + 1], sorted; so are those where
+// hidden[b] (N), unless it is null, is not 0. It writes rows and scores
 // (B, K), best first, ties by lower row; where fewer are found the rest stays as it is.
 struct Search {
     const uint8_t *codes;
@@ -159,7 +159,7 @@ struct Search {
     int64_t num_queries;
     const int32_t *banned;
     const int64_t *banned_from;
-    const uint8_t *hidden;
+    const uint8_t *const *hidden;
     int64_t width;
     int64_t k;
     int32_t *rows;
@@ -172,7 +172,7 @@ void run(const Search &search) {
     best.reserve(search.num_queries);
     for (int64_t b = 0; b < search.num_queries; ++b)
         best.emplace_back(search.width, search.num_rows, search.banned + search.banned_from[b],
-                          search.banned + search.banned_from[b + 1], search.hidden);
+                          search.banned + search.banned_from[b + 1], search.hidden[b]);
     int64_t b = 0;
     const auto queries = [&](int64_t from) { return search.query_codes + from * groups; };
     for (; b + 8 <= search.num_queries; b += 8)

@@ -28,7 +28,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.retrieval.index import Excluded, check_search, check_vectors
+from ouzel.retrieval.index import Excluded, Hidden, check_search, check_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +80,16 @@ class ScanIndex:
         k: int,
         *,
         exclude: Excluded | None = None,
-        hidden: NDArray[np.bool_] | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return rows (B, K) int32 and exact scores (B, K) float32, best first, ties by lower row.
 
-        `exclude` has sorted rows, `hidden` (N,) marks rows that no query may find. Where fewer
-        than k are found, the rest is row 0 with score -inf.
+        `exclude` has sorted rows, `hidden` masks (N,) rows that may not be found either. Where
+        fewer than k are found, the rest is row 0 with score -inf.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
-                `exclude` not one array per query.
+                `exclude` or `hidden` not one array per query.
         """
         begun = self.begin(queries_BD, k, exclude=exclude, hidden=hidden)
         begun.failed = not _loaded().ouzel_scan(ctypes.byref(begun.arguments))
@@ -101,7 +101,7 @@ class ScanIndex:
         k: int,
         *,
         exclude: Excluded | None = None,
-        hidden: NDArray[np.bool_] | None = None,
+        hidden: Hidden | None = None,
     ) -> BegunScan:
         """Return the search as the kernel wants it, to be given to a `ScanWorker`.
 
@@ -109,9 +109,8 @@ class ScanIndex:
             ValueError: as `search`.
         """
         num_rows, dim = self._vectors_ND.shape
-        check_search(queries_BD, k, exclude, dim=dim)
-        if hidden is not None and len(hidden) < num_rows:
-            raise ValueError(f"hidden has {len(hidden)} rows: give one for each of {num_rows}")
+        check_search(queries_BD, k, exclude, dim=dim, hidden=hidden)
+        masks = _addresses([None] * len(queries_BD) if hidden is None else hidden, num_rows)
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
         count = len(queries_BD)
         codes = query_codes(queries_BD, self._scale_D)
@@ -131,13 +130,13 @@ class ScanIndex:
             count,
             banned_F.ctypes.data,
             ends.ctypes.data,
-            None if hidden is None else hidden.ctypes.data,
+            masks.ctypes.data,
             min(num_rows, max(self.candidates, SPARE * k)),
             k,
             rows_BK.ctypes.data,
             scores_BK.ctypes.data,
         )
-        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, hidden)
+        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, masks, hidden)
         return BegunScan(rows_BK, scores_BK, arguments, kept)
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
@@ -174,7 +173,7 @@ class BegunScan:
     rows_BK: NDArray[np.int32]
     scores_BK: NDArray[np.float32]
     arguments: _Arguments
-    kept: tuple[NDArray[np.generic] | None, ...]
+    kept: tuple[NDArray[np.generic] | Hidden | None, ...]
     failed: bool = False
 
     def result(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -303,6 +302,14 @@ def query_codes(queries_BD: NDArray[np.float32], scale_D: NDArray[np.float32]) -
     codes = np.zeros((len(queries_BD), -(-len(scale_D) // 4) * 4), np.int8)
     codes[:, : len(scale_D)] = np.rint(scaled_BD * _LARGEST)
     return codes
+
+
+def _addresses(masks: Hidden, num_rows: int) -> NDArray[np.uintp]:
+    """Return where each mask lies, 0 for none."""
+    for mask in masks:
+        if mask is not None and len(mask) < num_rows:
+            raise ValueError(f"a mask has {len(mask)} rows: give one for each of {num_rows}")
+    return np.array([0 if mask is None else mask.ctypes.data for mask in masks], np.uintp)
 
 
 def _unit(vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:

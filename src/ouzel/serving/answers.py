@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events import clock
-from ouzel.events.availability import Availability
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.inference.states import UserStates
+from ouzel.ranking.filters import Filters
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
 from ouzel.ranking.similar import query_like
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
-from ouzel.serving.problem import ProblemError
+from ouzel.serving.problem import FieldError, ProblemError, invalid
 from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
@@ -104,7 +104,7 @@ class Answers:
         catalog: Catalog,
         *,
         states: UserStates,
-        availability: Availability,
+        filters: Filters,
         num_rows: int,
         rebuilds: Rebuilds | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class Answers:
         self._visitors = visitors
         self._catalog = catalog
         self._num_rows = num_rows
-        self._availability = availability
+        self._filters = filters
         self._waiting: list[_Waiting] = []
         self._under_way = 0
         self._open = 0
@@ -140,6 +140,8 @@ class Answers:
             self._open -= 1
 
     async def _answer(self, request: Asked, timing: Timing, read_ms: float) -> Answer:
+        if request.filter is not None:
+            await self.read_fields(request.filter)
         absent = None if self._rebuilds is None else self._absent(request)
         if self._rebuilds is not None and absent is not None:
             await self._rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
@@ -153,6 +155,23 @@ class Answers:
             loop.call_soon(self._pass)
         self._waiting.append(_Waiting(request, timing, read_ms, future))
         return await future
+
+    async def read_fields(self, text: str) -> None:
+        """Read, beside the loop, what a filter has to know of items.
+
+        Raises:
+            ProblemError: 422 if the filter is none.
+        """
+        try:
+            unread = self._filters.unread(text)
+        except ValueError as error:
+            raise invalid([FieldError("filter", "invalid", str(error))]) from None
+        for name in unread:
+            changes = self._filters.changes
+            texts = await asyncio.to_thread(self._filters.read, name)
+            # Where an item changed meanwhile the pass reads anew, in the loop.
+            if changes == self._filters.changes:
+                self._filters.keep(name, texts)
 
     def rank(
         self,
@@ -255,7 +274,7 @@ class Answers:
             user=user,
             history=known,
             forbidden=forbidden,
-            hidden=self._availability.hidden,
+            hidden=self._filters.hidden(request.filter),
             deadline_ms=deadline_ms,
         )
         return query, trouble
@@ -271,7 +290,7 @@ class Answers:
             k=request.n,
             now_ms=now_ms,
             forbidden=distinct_rows(seen, self._rows(request.exclude_items)),
-            hidden=self._availability.hidden,
+            hidden=self._filters.hidden(request.filter),
             deadline_ms=deadline_ms,
         )
 

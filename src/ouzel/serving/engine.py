@@ -15,6 +15,7 @@ from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
 from ouzel.events.types import Event, ItemUpdate
 from ouzel.inference.states import UserStates
+from ouzel.ranking.filters import Filters
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
@@ -65,7 +66,8 @@ class Engine:
         self.writer = parts.writer
         self.catalog = parts.log.catalog
         self.titles = TitleSearch(self.catalog.column(TITLE))
-        self.availability = Availability(self.catalog, num_rows=parts.num_rows)
+        self._availability = Availability(self.catalog, num_rows=parts.num_rows)
+        self.filters = Filters(self.catalog, self._availability, num_rows=parts.num_rows)
         self.users = _some_users(parts.log)
         self.metrics = Metrics()
         self.ready = False
@@ -77,7 +79,7 @@ class Engine:
             parts.visitors,
             self.catalog,
             states=parts.states,
-            availability=self.availability,
+            filters=self.filters,
             num_rows=parts.num_rows,
             rebuilds=self._rebuilds,
         )
@@ -181,7 +183,8 @@ class Engine:
     def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
         for event, receipt in zip(events, receipts, strict=True):
             if isinstance(event, ItemUpdate) and receipt.status == "accepted":
-                self.availability.change(receipt.row, event.columns)
+                self._availability.change(receipt.row, event.columns)
+                self.filters.change(receipt.row)
                 if TITLE in event.columns:
                     self.titles.change(receipt.row, event.columns[TITLE])
         try:

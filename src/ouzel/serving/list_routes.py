@@ -91,7 +91,10 @@ class PopularRoute:
         except msgspec.ValidationError as error:
             raise invalid([field_error(error)]) from None
         timing.mark("T", "decode")
-        query = Query(k=request.n, now_ms=clock.now_ms(), hidden=self._engine.availability.hidden)
+        if request.filter is not None:
+            await self._engine.answers.read_fields(request.filter)
+        hidden = self._engine.filters.hidden(request.filter)
+        query = Query(k=request.n, now_ms=clock.now_ms(), hidden=hidden)
         found = self._engine.popular[request.kind].candidates(query, request.n)
         timing.mark("A", "search")
         reply = _reply(self._engine, Answer(found, None), request.fields, timing)

@@ -124,7 +124,7 @@ async def items(engine: Engine, scope: Scope, send: Send) -> None:
     if request.query.strip():
         rows = list(engine.titles.rows(request.query.strip(), request.limit))
     else:
-        hidden = engine.availability.hidden
+        hidden = engine.filters.hidden(None)
         asked = Query(k=request.limit, now_ms=clock.now_ms(), hidden=hidden)
         rows = engine.popular["popular"].candidates(asked, request.limit).rows_K.tolist()
     columns = {name: engine.catalog.column(name) for name in ITEM_FIELDS}

@@ -14,6 +14,14 @@ MAX_LIST_IDS = 1000
 MAX_USERS = 200
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="at most 256 bytes of UTF-8")]
+Filter = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1000,
+        description='which items may be shown: category in ["shoes"] and price < 50',
+    ),
+]
 Name = Literal["title", "genres"]
 
 
@@ -71,6 +79,7 @@ class RecommendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
     exclude_seen: bool = True
     exclude_items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = []
+    filter: Filter | None = None
     fields: list[Name] = []
     context: dict[str, Any] | None = None
 
@@ -87,6 +96,7 @@ class SimilarRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
     exclude_seen: bool = False
     exclude_items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = []
+    filter: Filter | None = None
     fields: list[Name] = []
 
 
@@ -95,6 +105,7 @@ class PopularRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     kind: Literal["popular", "recent"] = "popular"
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
+    filter: Filter | None = None
     fields: list[Name] = []
 
 

@@ -1,0 +1,103 @@
+"""Masks of filters: as a look at every item gives them, whatever changes in between."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from ouzel.events.availability import Availability
+from ouzel.events.catalog import Catalog
+from ouzel.ranking.conditions import holds, parse
+from ouzel.ranking.filters import Filters
+
+NUM_ROWS = 60
+TEXTS = [
+    "price < 50",
+    'category in ["shoes"] and price < 50',
+    'not category == "hats" or "new" in tags',
+]
+
+
+@pytest.fixture
+def shop():
+    catalog = Catalog(f"i{row}" for row in range(1, NUM_ROWS + 10))  # some came after the model
+    rng = random.Random(1)
+    for row in range(1, len(catalog)):
+        change(catalog, row, rng)
+    availability = Availability(catalog, num_rows=NUM_ROWS)
+    return catalog, availability, Filters(catalog, availability, num_rows=NUM_ROWS)
+
+
+def change(catalog, row, rng):
+    columns = {
+        "category": rng.choice(["shoes", "hats", ""]),
+        "price": rng.choice(["10", "49.99", "50", "", "cheap"]),
+        "tags": rng.choice(["new", "new|red", ""]),
+        "available": rng.choice(["true", "false", ""]),
+    }
+    for name, text in columns.items():
+        catalog.set_column(name, row, text)
+    return columns
+
+
+def expected(catalog, text):
+    condition = parse(text)
+    shown = [
+        holds(condition, lambda name, row=row: catalog.column(name)[row])
+        and catalog.column("available")[row] != "false"
+        for row in range(1, NUM_ROWS)
+    ]
+    return ~np.array(shown)
+
+
+def test_masks_follow_every_change(shop):
+    catalog, availability, filters = shop
+    rng = random.Random(2)
+    for _ in range(100):
+        text = rng.choice(TEXTS)
+        np.testing.assert_array_equal(filters.hidden(text)[1:], expected(catalog, text))
+        row = rng.randrange(1, len(catalog))
+        availability.change(row, change(catalog, row, rng))
+        filters.change(row)
+
+
+def test_without_a_filter_only_availability_counts(shop):
+    _, availability, filters = shop
+    assert filters.hidden(None) is availability.hidden
+    empty = Catalog(["a"])
+    assert Filters(empty, Availability(empty, num_rows=2), num_rows=2).hidden(None) is None
+
+
+def test_masks_that_nobody_asks_for_give_way(shop):
+    catalog, availability, _ = shop
+    filters = Filters(catalog, availability, num_rows=NUM_ROWS, max_bytes=2 * NUM_ROWS)
+    first = filters.hidden(TEXTS[0])
+    assert filters.hidden(TEXTS[0]) is first
+    for text in TEXTS:
+        filters.hidden(text)
+    assert len(filters._masks) == 2
+    again = filters.hidden(TEXTS[0])
+    assert again is not first
+    np.testing.assert_array_equal(again, first)
+
+
+def test_a_field_that_no_item_has_is_named_with_the_nearest_that_one_has(shop):
+    _, _, filters = shop
+    for refusing in (filters.hidden, filters.unread):
+        with pytest.raises(ValueError, match="no item has a field 'prise': did you mean price"):
+            refusing("prise < 5")
+        with pytest.raises(ValueError, match="items have available, category, price, tags"):
+            refusing("zzz < 5")
+
+
+def test_fields_can_be_read_elsewhere_and_kept(shop):
+    catalog, _, filters = shop
+    text = TEXTS[1]
+    assert filters.unread(text) == ["category", "price"]
+    for name in filters.unread(text):
+        filters.keep(name, filters.read(name))
+    assert filters.unread(text) == []
+    np.testing.assert_array_equal(filters.hidden(text)[1:], expected(catalog, text))
+    assert filters.unread(text) == []
