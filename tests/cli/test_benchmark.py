@@ -80,7 +80,15 @@ def test_a_run_leaves_its_home_as_it_was(tmp_path, monkeypatch):
     assert load_bundle(BundleStore(tmp_path / "home").current())
 
 
-@pytest.mark.parametrize("words", [["everything"], ["serving", "--case", "11k"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["everything"],
+        ["serving", "--case", "11k"],
+        ["serving", "--rates", "fast"],
+        ["serving", "--rates", "500,0"],
+    ],
+)
 def test_what_is_no_case_is_bad_usage(words, capsys):
     with pytest.raises(SystemExit) as leaving:
         main(["benchmark", *words])

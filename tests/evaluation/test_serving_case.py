@@ -13,6 +13,7 @@ from ouzel.evaluation.serving_case import (
     QUICK,
     WARM_CONNECTIONS,
     load_spec,
+    rate_rows,
     sustained_row,
     unloaded_ms,
     visible_row,
@@ -147,3 +148,20 @@ def test_a_click_is_probed_only_while_the_load_is_on_time(spec, monkeypatch):
         monkeypatch.setattr("ouzel.evaluation.serving_case.run_load", lambda one, to=result: to)
         with pytest.raises(ValueError, match="end what else runs here"):
             visible_row(spec, QUICK)
+
+
+def test_at_a_given_rate_the_run_that_was_robbed_least_is_the_row(spec):
+    asked = []
+    stolen = iter([0.3, 0.0, 0.2, 0.5, 0.1])
+
+    def run(one):
+        asked.append(one)
+        return msgspec.structs.replace(run_of(one), stolen_share=next(stolen))
+
+    told = []
+    first, second = rate_rows(spec, [100.0, 200.0], QUICK, told=told.append, run=run)
+    assert [one.rate for one in asked] == [100, 100, 200, 200, 200] and len(told) == 5
+    assert [one.duration_s for one in asked] == [QUICK.rate_s] * 5
+    assert (first["rate"], first["stolen_share"]) == (100, 0.0)
+    assert (second["rate"], second["stolen_share"]) == (200, 0.1)
+    assert len({tuple(one.cold_users[:1]) for one in asked}) > 1  # a miss is a miss in every run

@@ -32,6 +32,7 @@ from ouzel.evaluation.serving_case import (
     Row,
     gauge,
     load_spec,
+    rate_rows,
     sustained_row,
     unloaded_ms,
     visible_row,
@@ -55,12 +56,16 @@ MARKS_MS = (10.0, 50.0)
 RATIO_MARK_MS = 50.0
 START_RATE = 400.0
 VISIBLE_RATE = 300.0
+MOST_RATE = 100_000.0
+KEEPING_UP = 0.9
+"""A system that answers less than this share of what it is asked will not answer more."""
+
 STATE_BYTES = 205_000
 """One user's state at preset S, a little over."""
 
 SHOWN = (
-    "system", "case", "tuning", "p99_mark_ms", "requests_per_s", "times_peer", "p50_ms", "p99_ms",
-    "unloaded_p50_ms", "index_recall@10", "next_answer_share", "degraded", "rss_mb",
+    "system", "case", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer", "p50_ms",
+    "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "next_answer_share", "degraded", "rss_mb",
     "server_cpu_ms_per_request",
 )  # fmt: skip
 """The columns that people compare; the JSON has them all."""
@@ -77,6 +82,12 @@ def command(
     peer: Annotated[
         bool, typer.Option("--peer", help="Measure FastAPI with eager torch in the same run.")
     ] = False,
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure at these requests per second, such as 500,1000, and search for none."
+        ),
+    ] = None,
     model_from: Annotated[
         Path | None,
         typer.Option(help="A trained home whose model is served; random weights if left out."),
@@ -87,9 +98,13 @@ def command(
     ] = None,
 ) -> None:
     """Measure how many requests per second are answered in time, and how soon a click shows."""
+    given = None if rates is None else _rates(rates)
     rows: list[Row] = []
-    for name in ("10k", "100k", "visible") if case is None else (case,):
-        rows += _case(name, quick=quick, peer=peer, model_from=model_from, seed=seed)
+    if given is not None and case == "visible":
+        raise typer.BadParameter("--rates is for the cases 10k and 100k: leave one of both out")
+    every = ("10k", "100k") if given is not None else ("10k", "100k", "visible")
+    for name in every if case is None else (case,):
+        rows += _case(name, quick=quick, peer=peer, model_from=model_from, seed=seed, rates=given)
     result = machine.record(rows, command=" ".join(["ouzel", *sys.argv[1:]]), seed=seed)
     if json is not None:
         emit(result, json, title=f"Benchmark: {topic}")
@@ -117,8 +132,24 @@ def _tell_run(result: LoadResult) -> None:
     _tell(f"  {result.rate:7.0f} requests/s for {result.duration_s:g} s: {words}")
 
 
+def _rates(text: str) -> list[float]:
+    try:
+        rates = sorted(float(part) for part in text.split(","))
+    except ValueError:
+        rates = []
+    if not rates or not all(1 <= rate <= MOST_RATE for rate in rates):
+        raise typer.BadParameter(f"--rates is {text!r}: give numbers such as 500,1000,2000")
+    return rates
+
+
 def _case(
-    name: str, *, quick: bool, peer: bool, model_from: Path | None, seed: int
+    name: str,
+    *,
+    quick: bool,
+    peer: bool,
+    model_from: Path | None,
+    seed: int,
+    rates: Sequence[float] | None,
 ) -> Iterator[Row]:
     effort, scale = (QUICK if quick else FULL), SCALES[VISIBLE_SCALE if name == "visible" else name]
     if quick:
@@ -128,8 +159,10 @@ def _case(
     if name == "visible":
         yield {"system": "ouzel", **about, **_visible(folder, work, effort, seed)}
         return
-    ouzel = list(_ouzel(folder, work, effort, seed))
-    if peer:
+    ouzel = list(_ouzel(folder, work, effort, seed, rates))
+    if peer and rates is not None:
+        ouzel += _peer_at_rates(folder, work, effort, seed, rates)
+    elif peer:
         best, tried = _peer(folder, work, effort, seed)
         for row in ouzel:
             if row["p99_mark_ms"] == RATIO_MARK_MS and best["requests_per_s"]:
@@ -172,7 +205,9 @@ def _serve(folder: Path, work: Workload) -> Callable[[Path], Sequence[str]]:
     return lambda port_file: [*words, str(port_file)]
 
 
-def _ouzel(folder: Path, work: Workload, effort: Effort, seed: int) -> Iterator[Row]:
+def _ouzel(
+    folder: Path, work: Workload, effort: Effort, seed: int, rates: Sequence[float] | None
+) -> Iterator[Row]:
     live = work.user_ids()[: work.num_live]
     _tell("ouzel: starting, then asking once for every live user")
     with _fresh(folder) as home, running(_serve(home, work)) as server:
@@ -184,6 +219,10 @@ def _ouzel(folder: Path, work: Workload, effort: Effort, seed: int) -> Iterator[
             "index_recall@10": gauge(server.port, "ouzel_now", "index_recall"),
         }
         spec = load_spec(server, work, rate=START_RATE, seed=seed)
+        if rates is not None:
+            for row in rate_rows(spec, rates, effort, told=_tell_run):
+                yield {**row, **alone}
+            return
         for mark_ms in MARKS_MS:
             _tell(f"ouzel: searching the rate held with p99 <= {mark_ms:g} ms")
             row = sustained_row(spec, effort, p99_ms=mark_ms, told=_tell_run)
@@ -195,6 +234,22 @@ def _visible(folder: Path, work: Workload, effort: Effort, seed: int) -> dict[st
     with _fresh(folder) as home, running(_serve(home, work)) as server:
         warm(server.port, work.user_ids()[: work.num_live])
         return visible_row(load_spec(server, work, rate=VISIBLE_RATE, seed=seed), effort)
+
+
+def _peer_at_rates(
+    folder: Path, work: Workload, effort: Effort, seed: int, rates: Sequence[float]
+) -> Iterator[Row]:
+    """Yield a row for each tuning and rate, up to the first rate that it does not keep up with."""
+    peer = Peer("fastapi_torch")
+    for tuning in TUNINGS:
+        _tell(f"peer ({tuning}): measuring at given rates")
+        with running(partial(peer.command, folder, tuning=tuning)) as server:
+            warm(server.port, work.user_ids()[:64])
+            spec = load_spec(server, work, rate=START_RATE / 4, seed=seed)
+            for row in rate_rows(spec, rates, effort, told=_tell_run):
+                yield {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
+                if row["requests_per_s"] < KEEPING_UP * row["rate"]:
+                    break
 
 
 def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row, list[Row]]:

@@ -134,7 +134,7 @@ def sustained(
         for _ in range(TRIES):
             asked = msgspec.structs.replace(asked, rate=rate, duration_s=duration_s)
             trials.append(run(asked))
-            asked = _others_next(asked)
+            asked = others_next(asked)
             if told is not None:
                 told(trials[-1])
             outcome = held(trials[-1])
@@ -157,8 +157,16 @@ def sustained(
     return Sustained(requests_per_s=rate, result=result, trials=trials)
 
 
-def _others_next(spec: LoadSpec) -> LoadSpec:
-    """Return the spec with those users first in `cold_users` whom its run did not come to."""
+def others_next(spec: LoadSpec) -> LoadSpec:
+    """Return the spec with those users first in `cold_users` whom its run did not come to.
+
+    >>> spec = LoadSpec(
+    ...     host="h", port=1, rate=1, duration_s=1, warmup_s=0, users=["u"], event_share=0,
+    ...     cold_users=["a", "b"], miss_share=0.5,
+    ... )
+    >>> others_next(spec).cold_users
+    ['b', 'a']
+    """
     if not spec.cold_users:
         return spec
     requests = spec.rate * (spec.warmup_s + spec.duration_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ouzel.evaluation.load import TRIES, run_load, sustained
+from ouzel.evaluation.load import TRIES, others_next, run_load, sustained
 from ouzel.evaluation.load_result import LoadResult
 from ouzel.evaluation.load_spec import LoadSpec
 from ouzel.evaluation.server_process import ServerProcess
@@ -25,6 +25,7 @@ from ouzel.evaluation.visibility import measure_visibility
 from ouzel.evaluation.workload import Workload
 
 WARM_CONNECTIONS = 16
+RATE_TRIES = 3
 UNLOADED_REQUESTS = 500
 EVENT_ITEMS = 5_000
 """Items that events of a run are about, drawn over the whole catalogue."""
@@ -34,17 +35,21 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How long a case measures: `hold_s` at the rate found, `search_s` for each step before."""
+    """How long a case measures: `hold_s` at the rate found, `search_s` for each step before.
+
+    Where rates are given, it measures `rate_s` at each.
+    """
 
     hold_s: float
     search_s: float
+    rate_s: float
     precision: float
     probes: int
 
 
-FULL = Effort(hold_s=30.0, search_s=5.0, precision=0.05, probes=1000)
-TUNING = Effort(hold_s=6.0, search_s=2.0, precision=0.15, probes=0)
-QUICK = Effort(hold_s=3.0, search_s=1.0, precision=0.3, probes=50)
+FULL = Effort(hold_s=30.0, search_s=5.0, rate_s=10.0, precision=0.05, probes=1000)
+TUNING = Effort(hold_s=6.0, search_s=2.0, rate_s=10.0, precision=0.15, probes=0)
+QUICK = Effort(hold_s=3.0, search_s=1.0, rate_s=2.0, precision=0.3, probes=50)
 
 
 def warm(port: int, user_ids: Sequence[str]) -> None:
@@ -157,8 +162,51 @@ def sustained_row(
     row: Row = {"p99_mark_ms": p99_ms, "requests_per_s": found.requests_per_s}
     if found.result is None:
         return {**row, "degraded": found.trials[-1].degraded, "trials": len(found.trials)}
-    result = found.result
-    row |= {
+    return {**row, **_measured(found.result), "trials": len(found.trials)}
+
+
+def rate_rows(
+    spec: LoadSpec,
+    rates: Sequence[float],
+    effort: Effort,
+    *,
+    told: Callable[[LoadResult], None] | None = None,
+    run: Callable[..., LoadResult] = run_load,
+) -> Iterator[Row]:
+    """Yield what was measured at each of some rates, in time or not.
+
+    A run that is void, or that the host robbed, is repeated, `RATE_TRIES` times in all; the one
+    that was robbed least is the row, whatever came of it.
+
+    >>> from types import SimpleNamespace
+    >>> spec = LoadSpec(host="h", port=1, rate=8, users=["u"], event_share=0, miss_share=0)
+    >>> stuck = lambda asked: (_ for _ in ()).throw(ValueError(f"at {asked.rate:g}"))
+    >>> list(rate_rows(spec, [64.0], QUICK, run=stuck))
+    Traceback (most recent call last):
+    ...
+    ValueError: at 64
+    """
+    for rate in rates:
+        results: list[LoadResult] = []
+        while len(results) < RATE_TRIES:
+            asked = msgspec.structs.replace(spec, rate=rate, duration_s=effort.rate_s)
+            results.append(run(asked))
+            spec = others_next(asked)
+            if told is not None:
+                told(results[-1])
+            if not (results[-1].void or results[-1].robbed):
+                break
+        least = min(results, key=lambda result: (result.void, result.stolen_share))
+        yield {
+            "rate": rate,
+            "requests_per_s": least.requests_per_s,
+            "void": least.void,
+            **_measured(least),
+        }
+
+
+def _measured(result: LoadResult) -> Row:
+    row: Row = {
         "p50_ms": result.latency["recommend"].p50_ms,
         "p99_ms": result.latency["recommend"].p99_ms,
         "answered_in_mark": result.within_mark,
@@ -167,7 +215,6 @@ def sustained_row(
         "send_lag_p99_ms": result.send_lag_p99_ms,
         "client_cpu_share": result.client_cpu_share,
         "stolen_share": result.stolen_share,
-        "trials": len(found.trials),
     }
     if "event" in result.latency:
         row["event_p99_ms"] = result.latency["event"].p99_ms
