@@ -87,6 +87,7 @@ def test_a_run_leaves_its_home_as_it_was(tmp_path, monkeypatch):
         ["serving", "--case", "11k"],
         ["serving", "--rates", "fast"],
         ["serving", "--rates", "500,0"],
+        ["serving", "--case", "visible", "--rates", "500"],
     ],
 )
 def test_what_is_no_case_is_bad_usage(words, capsys):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ouzel.ranking.conditions import LONGEST, fields, holds, parse
+from ouzel.ranking.conditions import LONGEST, fields, holds, number, parse
 
+ORDER = ["<", "<=", ">", ">=", "==", "!="]
 SHOE = {"category": "shoes", "price": "49.90", "tags": "red|light|new", "name": "O'Hare", "no": "7"}
 
 
@@ -78,6 +80,10 @@ def test_what_it_says(text, expected):
         "(" * 300 + "price < 5" + ")" * 300,
         "not " * 240 + "5",
         "price == " + "9" * 900,
+        "price == -" + "9" * 900,
+        "price > -True",
+        "price > -'x'",
+        " or ".join(["price < 5"] * 17),
         "price < 5 " + " " * LONGEST,
         "pr\x00ice < 5",
     ],
@@ -86,6 +92,17 @@ def test_all_else_is_refused_with_a_remedy(text):
     with pytest.raises(ValueError, match=r"filter|write it like|use ==") as refused:
         parse(text)
     assert len(str(refused.value)) < 400
+
+
+@given(
+    st.sampled_from(["5", "-5", "49.9", "1e299"]),
+    st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+)
+def test_many_numbers_at_once_are_compared_as_one_by_one(value, comparison):
+    condition = parse(f"price {comparison} {value}")
+    texts = ["", "5", "-5", "49.9", "cheap", "nan", "inf", "-inf", "1e299", " 5 "]
+    together = condition.of_numbers(np.array([number(text) for text in texts]))
+    assert together.tolist() == [condition.holds(text) for text in texts]
 
 
 @given(st.text(max_size=60))

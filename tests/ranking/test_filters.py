@@ -85,19 +85,62 @@ def test_masks_that_nobody_asks_for_give_way(shop):
 
 def test_a_field_that_no_item_has_is_named_with_the_nearest_that_one_has(shop):
     _, _, filters = shop
-    for refusing in (filters.hidden, filters.unread):
+    for refusing in (filters.hidden, filters.make):
         with pytest.raises(ValueError, match="no item has a field 'prise': did you mean price"):
             refusing("prise < 5")
         with pytest.raises(ValueError, match="items have available, category, price, tags"):
             refusing("zzz < 5")
 
 
-def test_fields_can_be_read_elsewhere_and_kept(shop):
+def test_what_changes_while_a_mask_is_made_counts(shop):
+    catalog, availability, filters = shop
+    rng = random.Random(3)
+    for text in TEXTS * 5:
+        mask = filters.make(text)
+        for _ in range(5):
+            row = rng.randrange(1, NUM_ROWS)
+            availability.change(row, change(catalog, row, rng))
+            filters.change(row)
+        np.testing.assert_array_equal(filters.keep(text, mask)[1:], expected(catalog, text))
+
+
+def test_after_many_changes_masks_are_made_anew(shop, monkeypatch):
+    catalog, availability, filters = shop
+    monkeypatch.setattr("ouzel.ranking.filters.MOST_BEHIND", 3)
+    monkeypatch.setattr("ouzel.ranking.filters.MOST_CHANGES", 40)
+    rng = random.Random(4)
+    for round_number in range(30):
+        text = rng.choice(TEXTS)
+        under_way = filters.make(TEXTS[0])
+        for _ in range(round_number % 7):
+            row = rng.randrange(1, NUM_ROWS)
+            availability.change(row, change(catalog, row, rng))
+            filters.change(row)
+        np.testing.assert_array_equal(filters.hidden(text)[1:], expected(catalog, text))
+        np.testing.assert_array_equal(
+            filters.keep(TEXTS[0], under_way)[1:], expected(catalog, TEXTS[0])
+        )
+    assert len(filters._changes) <= 40
+
+
+def test_texts_of_the_past_are_forgotten(shop):
     catalog, _, filters = shop
-    text = TEXTS[1]
-    assert filters.unread(text) == ["category", "price"]
-    for name in filters.unread(text):
-        filters.keep(name, filters.read(name))
-    assert filters.unread(text) == []
-    np.testing.assert_array_equal(filters.hidden(text)[1:], expected(catalog, text))
-    assert filters.unread(text) == []
+    for price in range(300):
+        catalog.set_column("price", 1, str(price))
+        filters.change(1)
+        filters.make("price < 5")
+    assert len(filters._texts["price"]._distinct) <= 2 * NUM_ROWS + 1
+
+
+def test_a_field_of_long_texts_is_refused(shop, monkeypatch):
+    _, _, filters = shop
+    monkeypatch.setattr("ouzel.ranking.filters.MOST_TEXT_BYTES", 5)
+    with pytest.raises(ValueError, match="'price' cannot be filtered by"):
+        filters.hidden("price < 5")
+
+
+def test_a_mask_that_is_asked_for_again_is_made_once(shop, monkeypatch):
+    _, _, filters = shop
+    filters.hidden(TEXTS[0])
+    monkeypatch.setattr(filters, "make", None)
+    filters.hidden(TEXTS[0])

@@ -158,3 +158,26 @@ def test_an_index_gives_its_vectors(engine, data) -> None:
     index = engine(vectors)
     np.testing.assert_array_equal(index.vector(5000), vectors[5000])
     assert index.vector(0) is None and index.vector(5001) is None and index.vector(-1) is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_where_the_nearest_are_hidden_the_next_are_found(engine, data) -> None:
+    vectors, queries = data
+    index, exact = engine(vectors), ExactIndex(vectors)
+    masks = [vectors @ query > 0.1 for query in queries]
+    rows, _ = index.search(queries, 10, hidden=masks)
+    expected, _ = exact.search(queries, 10, hidden=masks)
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(rows, expected, strict=True)]
+    assert np.mean(shared) > 0.9
+
+
+@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+def test_masks_of_any_layout_are_read(engine, data) -> None:
+    vectors, queries = data
+    index = engine(vectors)
+    mask = np.arange(len(vectors)) % 3 == 0
+    strided = np.repeat(mask, 2)[::2]
+    assert not strided.flags.c_contiguous
+    expected, _ = index.search(queries[:2], 5, hidden=[mask, mask])
+    found, _ = index.search(queries[:2], 5, hidden=[strided, mask])
+    np.testing.assert_array_equal(found, expected)

@@ -91,6 +91,44 @@ def test_what_was_done_with_an_item_before_it_came_enters_the_history(client, en
     assert len(engine._visitors.history(user)) == before + 1
 
 
+def test_a_look_at_the_head_changes_nothing(client, engine):
+    before = engine.log.last_offset()
+    for path in ("/v1/items/i13", "/v1/items", "/v1/recommend", "/v1/popular", "/metrics"):
+        assert client.head(path).status_code == 200
+    client.put("/v1/items", json=[{"item_id": "i1"}])  # what was shown is written before it
+    assert engine.log.last_offset() == before + 1
+    assert client.get("/v1/items/i13").json()["available"] is True
+
+
+def test_what_is_not_allowed_names_what_is(client):
+    allowed = client.post("/v1/items").headers["allow"]
+    assert {"GET", "PUT"} <= set(allowed.split(", "))
+
+
+def test_there_are_not_fields_without_end(client):
+    items = [{"item_id": "i1", "fields": {f"f{number}": "x" for number in range(300)}}]
+    reply = client.put("/v1/items", json=items)
+    assert reply.status_code == 422 and "256 names at most" in reply.json()["detail"]
+
+
+def test_many_new_titles_are_found_and_the_search_is_made_anew(client, engine):
+    for start in (0, 700):
+        items = [
+            {"item_id": f"t{number}", "fields": {"title": f"Tale {number}\nof one"}}
+            for number in range(start, start + 700)
+        ]
+        client.put("/v1/items", json=items)
+    client.patch("/v1/items/t3", json={"fields": {"title": "Renamed"}})
+    for _ in range(200):
+        if engine.titles.changed < 700:
+            break
+        client.get("/health/live")
+    assert engine.titles.changed < 700
+    assert ids(client.get("/v1/items?query=tale 1399 of")) == ["t1399"]
+    assert ids(client.get("/v1/items?query=renamed")) == ["t3"]
+    assert ids(client.get("/v1/items?query=tale 3 of")) == []
+
+
 def test_an_item_that_nobody_knows_is_404_and_is_not_made(client):
     for method in ("GET", "PATCH", "DELETE"):
         reply = client.request(method, "/v1/items/nobody", json={})
@@ -223,7 +261,18 @@ def test_requests_with_and_without_filters_ride_together(client):
     assert not faults and len({tuple(found) for found in alone.values()}) == len(filters)
 
 
-@pytest.mark.parametrize("text", ["", "price <", "prise < 5", "__import__('os')", "x" * 1001])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "price <",
+        "prise < 5",
+        "__import__('os')",
+        "x" * 1001,
+        "price > -" + "9" * 900,
+        " or ".join(f"price < {number}" for number in range(17)),
+    ],
+)
 def test_a_filter_that_is_none_is_refused(client, text):
     shop(client)
     for path in ("recommend", "similar", "popular"):

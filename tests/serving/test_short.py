@@ -149,6 +149,29 @@ def test_requests_sent_without_waiting_are_answered_in_order(client):
     assert received == [1, 2, 3, 4, 5]
 
 
+def test_who_does_not_read_fills_no_memory(client, ways, monkeypatch):
+    buffered = []
+    answer = ShortWay._answer
+
+    async def noted(self, asked):
+        await answer(self, asked)
+        buffered.append(self.transport.get_write_buffer_size())
+
+    monkeypatch.setattr(ShortWay, "_answer", noted)
+    with connected(client) as connection:
+        connection.setblocking(False)
+        for _ in range(3000):
+            try:
+                connection.send(post({"n": 40}))
+            except BlockingIOError:
+                break
+            if "usual" in ways:
+                break
+            time.sleep(0.001)
+    assert "usual" in ways  # which waits until there is room
+    assert max(buffered) < 1 << 20
+
+
 def test_who_goes_away_harms_nobody(client):
     for _ in range(20):
         with connected(client) as connection:

@@ -199,6 +199,7 @@ def rate_rows(
         least = min(results, key=lambda result: (result.void, result.stolen_share))
         yield {
             "rate": rate,
+            "p99_mark_ms": spec.mark_ms,
             "requests_per_s": least.requests_per_s,
             "void": least.void,
             **_measured(least),

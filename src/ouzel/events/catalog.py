@@ -136,12 +136,13 @@ class Catalog:
             if not row:
                 row = len(self._ids)
                 self._ids.append(item_id)
+                # Whoever finds the id reads its columns.
+                for column in self._columns.values():
+                    column.resize(row + 1)
                 self._recent[item_id] = row
                 if len(self._recent) > max(_MIN_RECENT, row // 8):
                     self._merge()
             rows.append(row)
-        for column in self._columns.values():
-            column.resize(len(self._ids))
         return np.array(rows, np.int32)
 
     def digest(self, num_rows: int | None = None) -> str:

@@ -8,6 +8,8 @@ of fields, texts, numbers and lists of them, `== != < <= > >= in`, `and or not`,
 - `brand == "Acme"` compares whole texts; a field that is absent is the text "".
 - `category in ["shoes", "boots"]`: the whole text is one of these.
 - `"Drama" in genres`: one of the parts of the text, which `|` separates, is this.
+
+A field whose name is a word of Python's own, such as `class`, cannot be named.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import reduce
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_COMPARISONS = 16
 
 LONGEST = 1000
 """Longest condition in characters."""
@@ -26,15 +34,20 @@ LONGEST = 1000
 EXAMPLE = 'write it like category in ["shoes"] and price < 50'
 
 Value = str | float
-Item = TypeVar("Item")
+Truth = TypeVar("Truth")
 
 
 @dataclass(frozen=True)
-class Test:
-    """A condition on the text of one field."""
+class Comparison:
+    """A condition on the text of one field.
+
+    `of_numbers` says the same of many texts at once by the numbers (n,) that they are, NaN where
+    they are none; None where it cannot.
+    """
 
     field: str
     holds: Callable[[str], bool]
+    of_numbers: Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class Combined:
     parts: tuple[Condition, ...]
 
 
-Condition = Test | Combined
+Condition = Comparison | Combined
 
 
 def parse(text: str) -> Condition:
@@ -66,9 +79,16 @@ def parse(text: str) -> Condition:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on strange but valid Python
             tree = ast.parse(text.strip(), mode="eval")
-        return _condition(tree.body)
+        condition = _condition(tree.body)
     except (SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"the filter {text[:80]!r} cannot be read: {EXAMPLE}") from None
+    compared = combine(condition, lambda one: 1, lambda count: count, operator.add)
+    if compared > MOST_COMPARISONS:
+        raise ValueError(
+            f"the filter has {compared} comparisons: {MOST_COMPARISONS} at most; "
+            'many texts make one: category in ["shoes", "boots"]'
+        )
+    return condition
 
 
 def fields(condition: Condition) -> set[str]:
@@ -77,7 +97,7 @@ def fields(condition: Condition) -> set[str]:
     >>> fields(parse("not price > 5"))
     {'price'}
     """
-    if isinstance(condition, Test):
+    if isinstance(condition, Comparison):
         return {condition.field}
     return {name for part in condition.parts for name in fields(part)}
 
@@ -89,30 +109,33 @@ def holds(condition: Condition, text_of: Callable[[str], str | None]) -> bool:
     True
     """
 
-    def test(one: Test) -> bool:
+    def compare(one: Comparison) -> bool:
         return one.holds(text_of(one.field) or "")
 
-    return combine(condition, test, operator.not_)
+    return combine(condition, compare, operator.not_)
 
 
 def combine(
-    condition: Condition, test: Callable[[Test], Item], negate: Callable[[Item], Item]
-) -> Item:
-    """Return what `test` gives, taken together with `&` and `|` and `negate` as the condition says.
+    condition: Condition,
+    compare: Callable[[Comparison], Truth],
+    negate: Callable[[Truth], Truth],
+    together: Callable[[Truth, Truth], Truth] | None = None,
+) -> Truth:
+    """Return what `compare` gives, put together as the condition says: with `&`, `|`, `negate`.
 
-    >>> combine(parse("a == 1 or not b == 2"), lambda one: {one.field}, lambda it: it | {"not"})
-    {'a', 'b', 'not'}
+    With `together` that takes the place of `&` and `|`.
+
+    >>> condition = parse("a == 1 or not b == 2")
+    >>> sorted(combine(condition, lambda one: {one.field}, lambda it: it | {"not"}))
+    ['a', 'b', 'not']
     """
-    if isinstance(condition, Test):
-        return test(condition)
-    parts = [combine(part, test, negate) for part in condition.parts]
+    if isinstance(condition, Comparison):
+        return compare(condition)
+    parts = [combine(part, compare, negate, together) for part in condition.parts]
     if condition.kind is ast.Not:
         return negate(parts[0])
-    together = operator.and_ if condition.kind is ast.And else operator.or_
-    result = parts[0]
-    for part in parts[1:]:
-        result = together(result, part)
-    return result
+    by_kind = operator.and_ if condition.kind is ast.And else operator.or_
+    return reduce(together or by_kind, parts)
 
 
 def _condition(node: ast.expr) -> Condition:
@@ -128,7 +151,7 @@ def _condition(node: ast.expr) -> Condition:
     raise ValueError(f"{_shown(node)} is no condition: {EXAMPLE}")
 
 
-_ORDER: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
+_ORDER: dict[type[ast.cmpop], Callable[[Any, float], Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -146,7 +169,7 @@ _TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }
 
 
-def _test(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Test:
+def _test(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Comparison:
     kind = type(op)
     if isinstance(left, ast.Name) and kind in (ast.In, ast.NotIn):
         return _one_of(left.id, _values(right), inside=kind is ast.In)
@@ -159,23 +182,31 @@ def _test(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Test:
     raise ValueError(f"{_shown(left)} and {_shown(right)} cannot be compared: {EXAMPLE}")
 
 
-def _compared(field: str, kind: type[ast.cmpop], value: Value) -> Test:
+def _compared(field: str, kind: type[ast.cmpop], value: Value) -> Comparison:
     compare = _ORDER[kind]
     if isinstance(value, str):
         if kind not in (ast.Eq, ast.NotEq):
             raise ValueError(f"{field} is compared with the text {value!r}: use == or != or in")
-        return Test(field, lambda text: (text == value) == (kind is ast.Eq))
-    return Test(field, lambda text: compare(_number(text), value) and _is_number(text))
+        return Comparison(field, lambda text: (text == value) == (kind is ast.Eq))
+
+    def holds(text: str) -> bool:
+        found = number(text)
+        return bool(compare(found, value)) and not math.isnan(found)
+
+    def of_numbers(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return np.asarray(compare(numbers, value) & ~np.isnan(numbers), np.bool_)
+
+    return Comparison(field, holds, of_numbers)
 
 
-def _one_of(field: str, values: tuple[Value, ...], *, inside: bool) -> Test:
+def _one_of(field: str, values: tuple[Value, ...], *, inside: bool) -> Comparison:
     texts = {value for value in values if isinstance(value, str)}
     numbers = {value for value in values if not isinstance(value, str)}
-    return Test(field, lambda text: (text in texts or _number(text) in numbers) == inside)
+    return Comparison(field, lambda text: (text in texts or number(text) in numbers) == inside)
 
 
-def _part_of(field: str, value: str, *, inside: bool) -> Test:
-    return Test(field, lambda text: (value in text.split("|")) == inside)
+def _part_of(field: str, value: str, *, inside: bool) -> Comparison:
+    return Comparison(field, lambda text: (value in text.split("|")) == inside)
 
 
 def _text(node: ast.expr) -> str:
@@ -193,26 +224,29 @@ def _values(node: ast.expr) -> tuple[Value, ...]:
 
 def _value(node: ast.expr) -> Value:
     match node:
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -float(number)
+        case ast.UnaryOp(op=ast.USub()):
+            value = _value(node.operand)
+            if not isinstance(value, str):
+                return -value
         case ast.Constant(value=str() as text):
             return text
         case ast.Constant(value=bool()):
             pass
-        case ast.Constant(value=int() | float() as number) if abs(number) < 1e300:
-            return float(number)
+        case ast.Constant(value=int() | float() as given) if abs(given) < 1e300:
+            return float(given)
     raise ValueError(f"{_shown(node)} is neither a text nor a number: {EXAMPLE}")
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """Return the number that a text is, NaN if it is none.
+
+    >>> number("12.5"), number("cheap")
+    (12.5, nan)
+    """
     try:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def _is_number(text: str) -> bool:
-    return not math.isnan(_number(text))
 
 
 def _shown(node: ast.expr) -> str:

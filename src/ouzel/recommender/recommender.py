@@ -103,7 +103,7 @@ class Recommender:
     def similar(
         self, item_ids: Sequence[str], *, k: int = 10, filter: str | None = None
     ) -> pl.DataFrame:
-        """Return `item_id, similar_item_id, score, rank, source`: `k` rows an item, best first.
+        """Return `item_id, similar_item_id, score, rank, source`: up to `k` rows an item.
 
         For an item that is not known these are the popular ones; `source` says so.
 

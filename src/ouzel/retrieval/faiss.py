@@ -75,9 +75,9 @@ class FaissIndex:
         """Return rows (B, K) int32 and exact scores (B, K) float32, best first.
 
         `exclude` has sorted rows, `hidden` masks (N,) rows that may not be found either. The scan
-        looks for as many more candidates as are excluded, or likely to be hidden; where few are to
-        be seen, all of these are scored. Where fewer than k are found, the rest is row 0 with score
-        -inf.
+        looks for as many more candidates as are excluded, or likely to be hidden; where that does
+        not find k, all that may be seen are scored. Where fewer than k are found, the rest is row 0
+        with score -inf.
 
         Raises:
             ValueError: `k` < 1, a query of another dimension, a query that is not finite, or
@@ -98,8 +98,15 @@ class FaissIndex:
         scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
         for at, (found_W, width) in enumerate(zip(found_BW, widths, strict=True)):
             # No more than this query would have got alone: answers do not depend on company.
-            shown = _shown(found_W[:width], masks[at])
+            mask = masks[at]
+            shown = (
+                found_W[:width] if mask is None else found_W[:width][visible(found_W[:width], mask)]
+            )
             rows, scores = self._refined(queries_BD[at], shown, banned[at], k)
+            if mask is not None and len(rows) < k:
+                # What is hidden is what is nearest: all that may be seen is scored.
+                shown = np.flatnonzero(~mask[: len(self._vectors_ND)])
+                rows, scores = self._refined(queries_BD[at], shown, banned[at], k)
             rows_BK[at, : len(rows)] = rows
             scores_BK[at, : len(rows)] = scores
         return rows_BK, scores_BK
@@ -125,14 +132,7 @@ class FaissIndex:
         return rows[best], scores[best]
 
 
-def _shown(rows: NDArray[np.int64], hidden_N: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-    """Return those of the rows found that are not hidden, or all such rows if they are few."""
-    if hidden_N is None:
-        return rows
-    few = _share(hidden_N) == FEW_SHOWN
-    return np.flatnonzero(~hidden_N) if few else rows[visible(rows, hidden_N)]
-
-
 def _share(hidden_N: NDArray[np.bool_] | None) -> float:
-    """Return the share of rows to be seen, `FEW_SHOWN` at least."""
-    return 1.0 if hidden_N is None else max(FEW_SHOWN, 1 - float(hidden_N.mean()))
+    """Return the share of rows to be seen; 1 where they are so few that the scan is no use."""
+    share = 1.0 if hidden_N is None else 1 - float(hidden_N.mean())
+    return share if share > FEW_SHOWN else 1.0

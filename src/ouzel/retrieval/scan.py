@@ -110,7 +110,9 @@ class ScanIndex:
         """
         num_rows, dim = self._vectors_ND.shape
         check_search(queries_BD, k, exclude, dim=dim, hidden=hidden)
-        masks = _addresses([None] * len(queries_BD) if hidden is None else hidden, num_rows)
+        given = [None] * len(queries_BD) if hidden is None else hidden
+        masks = [None if m is None else np.ascontiguousarray(m, np.bool_) for m in given]
+        addresses = _addresses(masks, num_rows)
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
         count = len(queries_BD)
         codes = query_codes(queries_BD, self._scale_D)
@@ -130,13 +132,13 @@ class ScanIndex:
             count,
             banned_F.ctypes.data,
             ends.ctypes.data,
-            masks.ctypes.data,
+            addresses.ctypes.data,
             min(num_rows, max(self.candidates, SPARE * k)),
             k,
             rows_BK.ctypes.data,
             scores_BK.ctypes.data,
         )
-        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, masks, hidden)
+        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, addresses, masks)
         return BegunScan(rows_BK, scores_BK, arguments, kept)
 
     def vector(self, row: int) -> NDArray[np.float32] | None:

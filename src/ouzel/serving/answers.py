@@ -20,9 +20,10 @@ from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.inference.states import UserStates
-from ouzel.ranking.filters import Filters
+from ouzel.ranking.filters import Filters, Mask
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
 from ouzel.ranking.similar import query_like
+from ouzel.retrieval.index import Hidden
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
 from ouzel.serving.problem import FieldError, ProblemError, invalid
 from ouzel.serving.rebuilds import Rebuilds
@@ -48,11 +49,14 @@ MAX_UNDER_WAY = 2
 REBUILD_MS = 150.0
 """How long a request may wait for its user's state to be made beside the loop."""
 
+MAX_FILTERS = 32
+"""Most filters being read for the first time."""
+
 MAX_WAITING = 1024
 """Most requests that may wait for a pass. Even answered by fallbacks alone, at about 0.2 ms each,
 these take the time of one deadline: who came after them would wait for nothing but a late list."""
 
-Asked = RecommendRequest | SimilarRequest
+ListRequest = RecommendRequest | SimilarRequest
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -67,9 +71,10 @@ class Answer:
 
 @dataclass(slots=True)
 class _Waiting:
-    request: Asked
+    request: ListRequest
     timing: Timing
     read_ms: float
+    hidden: NDArray[np.bool_] | None
     future: asyncio.Future[Answer]
 
 
@@ -116,6 +121,7 @@ class Answers:
         self._num_rows = num_rows
         self._filters = filters
         self._waiting: list[_Waiting] = []
+        self._made: dict[str, asyncio.Task[Mask]] = {}
         self._under_way = 0
         self._open = 0
         self._crowded_ms = -math.inf
@@ -124,7 +130,7 @@ class Answers:
             ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
         ]
 
-    async def answer(self, request: Asked, timing: Timing) -> Answer:
+    async def answer(self, request: ListRequest, timing: Timing) -> Answer:
         """Return the list for one request; `timing` learns what each stage took.
 
         Raises:
@@ -139,43 +145,48 @@ class Answers:
         finally:
             self._open -= 1
 
-    async def _answer(self, request: Asked, timing: Timing, read_ms: float) -> Answer:
-        if request.filter is not None:
-            await self.read_fields(request.filter)
+    async def _answer(self, request: ListRequest, timing: Timing, read_ms: float) -> Answer:
+        hidden = await self.hidden(request.filter)
         absent = None if self._rebuilds is None else self._absent(request)
         if self._rebuilds is not None and absent is not None:
             await self._rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
             timing.mark("P", "rebuild")
         if len(self._waiting) >= MAX_WAITING:
-            detail = f"{len(self._waiting)} requests wait already: try again later"
-            raise ProblemError(503, detail, headers=[(b"retry-after", b"1")])
+            raise _busy(f"{len(self._waiting)} requests wait already")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._pass)
-        self._waiting.append(_Waiting(request, timing, read_ms, future))
+        self._waiting.append(_Waiting(request, timing, read_ms, hidden, future))
         return await future
 
-    async def read_fields(self, text: str) -> None:
-        """Read, beside the loop, what a filter has to know of items.
+    async def hidden(self, text: str | None) -> NDArray[np.bool_] | None:
+        """Return the mask of rows that a request's filter hides; what is long is done beside.
 
         Raises:
-            ProblemError: 422 if the filter is none.
+            ProblemError: 422 if the filter is none, 503 if too many wait for new ones.
         """
+        if text is None:
+            return self._filters.hidden(None)
+        kept = self._filters.kept(text)
+        if kept is not None:
+            return kept
+        task = self._made.get(text)
+        if task is None:
+            if len(self._made) >= MAX_FILTERS:
+                raise _busy(f"{len(self._made)} filters are being read")
+            making = asyncio.to_thread(self._filters.make, text)
+            task = self._made[text] = asyncio.get_running_loop().create_task(making)
+            task.add_done_callback(lambda _: self._made.pop(text))
         try:
-            unread = self._filters.unread(text)
+            mask = await asyncio.shield(task)
         except ValueError as error:
             raise invalid([FieldError("filter", "invalid", str(error))]) from None
-        for name in unread:
-            changes = self._filters.changes
-            texts = await asyncio.to_thread(self._filters.read, name)
-            # Where an item changed meanwhile the pass reads anew, in the loop.
-            if changes == self._filters.changes:
-                self._filters.keep(name, texts)
+        return self._filters.keep(text, mask)
 
     def rank(
         self,
-        requests: Sequence[Asked],
+        requests: Sequence[ListRequest],
         timings: Sequence[Timing],
         *,
         read_ms: float | None = None,
@@ -185,17 +196,28 @@ class Answers:
         `read_ms` is when the oldest of them was read, on the scale of `time.monotonic() * 1000`;
         now by default.
         """
-        ride = self._board(requests, timings, _monotonic_ms() if read_ms is None else read_ms)
+        masks = [self._filters.hidden(request.filter) for request in requests]
+        since_ms = _monotonic_ms() if read_ms is None else read_ms
+        ride = self._board(requests, masks, timings, since_ms)
         ranked = self.pipeline.advance(ride.passing)
         assert ranked is not None, "nothing went on beside the caller"
         return ride.answers(ranked, self._parts)
 
-    def _board(self, requests: Sequence[Asked], timings: Sequence[Timing], read_ms: float) -> _Ride:
+    def _board(
+        self,
+        requests: Sequence[ListRequest],
+        masks: Hidden,
+        timings: Sequence[Timing],
+        read_ms: float,
+    ) -> _Ride:
         """Return the pass of these requests, before its first stage."""
         now_ms = clock.now_ms()
         for timing in timings:
             timing.mark("T", "wait")
-        asked = [self._query(request, now_ms, read_ms + DEADLINE_MS) for request in requests]
+        asked = [
+            self._query(request, mask, now_ms, read_ms + DEADLINE_MS)
+            for request, mask in zip(requests, masks, strict=True)
+        ]
         for timing in timings:
             timing.mark("P", "lookup")
         passing = self.pipeline.begin([query for query, _ in asked])
@@ -213,6 +235,7 @@ class Answers:
         try:
             ride = self._board(
                 [waiting.request for waiting in batch],
+                [waiting.hidden for waiting in batch],
                 [waiting.timing for waiting in batch],
                 min(waiting.read_ms for waiting in batch),
             )
@@ -249,11 +272,17 @@ class Answers:
         ride.over = True
         self._under_way -= 1
 
-    def _query(self, request: Asked, now_ms: int, deadline_ms: float) -> tuple[Query, str | None]:
+    def _query(
+        self,
+        request: ListRequest,
+        hidden: NDArray[np.bool_] | None,
+        now_ms: int,
+        deadline_ms: float,
+    ) -> tuple[Query, str | None]:
         """Return the query of a request, and the name of what failed on the way to it."""
-        visitor, trouble = self._visitor(request)
         if isinstance(request, SimilarRequest):
-            return self._like(request, visitor, now_ms, deadline_ms), trouble
+            return self._like(request, hidden, now_ms, deadline_ms)
+        visitor, trouble = self._visitor(request)
         known = visitor.known if visitor is not None else no_history()
         user = visitor.user if visitor is not None else None
         forbidden = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
@@ -274,27 +303,33 @@ class Answers:
             user=user,
             history=known,
             forbidden=forbidden,
-            hidden=self._filters.hidden(request.filter),
+            hidden=hidden,
             deadline_ms=deadline_ms,
         )
         return query, trouble
 
     def _like(
-        self, request: SimilarRequest, visitor: Visitor | None, now_ms: int, deadline_ms: float
-    ) -> Query:
+        self,
+        request: SimilarRequest,
+        hidden: NDArray[np.bool_] | None,
+        now_ms: int,
+        deadline_ms: float,
+    ) -> tuple[Query, str | None]:
+        visitor, trouble = self._visitor(request) if request.exclude_seen else (None, None)
         itself = self._rows([request.item_id])
-        seen = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
-        return query_like(
+        seen = _NO_ROWS if visitor is None else visitor.seen
+        query = query_like(
             int(itself[0]) if len(itself) else 0,
             self.pipeline,
             k=request.n,
             now_ms=now_ms,
             forbidden=distinct_rows(seen, self._rows(request.exclude_items)),
-            hidden=self._filters.hidden(request.filter),
+            hidden=hidden,
             deadline_ms=deadline_ms,
         )
+        return query, trouble
 
-    def _absent(self, request: Asked) -> int | None:
+    def _absent(self, request: ListRequest) -> int | None:
         """Return the user whose state this request needs and nobody holds, if there is one."""
         if isinstance(request, SimilarRequest):
             return None
@@ -303,7 +338,7 @@ class Answers:
             return None
         return visitor.user
 
-    def _visitor(self, request: Asked) -> tuple[Visitor | None, str | None]:
+    def _visitor(self, request: ListRequest) -> tuple[Visitor | None, str | None]:
         if request.user_id is None and request.session_id is None:
             return None, None
         try:
@@ -318,6 +353,10 @@ class Answers:
             return _NO_ROWS
         rows = self._catalog.rows(item_ids)
         return rows[(rows > 0) & (rows < self._num_rows)]
+
+
+def _busy(what: str) -> ProblemError:
+    return ProblemError(503, f"{what}: try again later", headers=[(b"retry-after", b"1")])
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:

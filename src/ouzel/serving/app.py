@@ -108,8 +108,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("/v1/similar", _similar(engine), methods=["GET", "POST"]),
         Route("/v1/events", EventsRoute(engine), methods=["POST"]),
         Route("/v1/popular", PopularRoute(engine), methods=["GET"]),
-        read("/v1/items", read_routes.items),
-        Route("/v1/items", ItemsRoute(engine), methods=["PUT"]),
+        Route("/v1/items", _Items(engine), methods=["GET", "PUT"]),
         Route("/v1/items/{item_id:path}", ItemRoute(engine), methods=["GET", "PATCH", "DELETE"]),
         read("/v1/users", read_routes.users),
         read("/health/live", read_routes.live),
@@ -119,6 +118,17 @@ def routes(engine: Engine) -> list[Route]:
         Route("/dashboard", pages, methods=["GET"]),
         Route("/dashboard/{file}", pages, methods=["GET"]),
     ]
+
+
+class _Items:
+    """Both methods of `/v1/items`, which are one route so that a third is told of both."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._read = ReadRoute(engine, "items", read_routes.items)
+        self._put = ItemsRoute(engine)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._put if scope["method"] == "PUT" else self._read)(scope, receive, send)
 
 
 def _recommend(engine: Engine) -> ListRoute:

@@ -37,6 +37,9 @@ AUDIT_SECONDS = 5.0
 
 WARM_UP_REQUESTS = 32
 
+MOST_CHANGED_TITLES = 1000
+"""Changed titles before the search of titles is made anew."""
+
 TITLE = "title"
 """The column that items are found by."""
 
@@ -91,6 +94,7 @@ class Engine:
         self._other_cores = set(core_numbers()[1:])
         self._scanning: ScanWorker | None = None
         self._audits: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._random = random.Random()
         self._measure()
 
@@ -187,6 +191,8 @@ class Engine:
                 self.filters.change(receipt.row)
                 if TITLE in event.columns:
                     self.titles.change(receipt.row, event.columns[TITLE])
+        if self.titles.changed > MOST_CHANGED_TITLES and self._renewing is None:
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_titles())
         try:
             self._visitors.apply(self._states, events, receipts, ticket)
         except Exception:
@@ -195,6 +201,13 @@ class Engine:
                 self._visitors.drop(user)
                 self._states.forget(user)
             raise
+
+    async def _renew_titles(self) -> None:
+        try:
+            titles = self.catalog.column(TITLE)
+            self.titles = await asyncio.to_thread(self.titles.renewed, titles)
+        finally:
+            self._renewing = None
 
     def _measure(self) -> None:
         stats, writer = self._states.stats, self.writer

@@ -60,8 +60,10 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int = MAX_BODY_BYT
     if encoding not in (None, b"", b"identity"):
         raise ProblemError(415, "compressed bodies are not accepted: send the JSON as it is")
     announced = header(scope, b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
+    if announced is not None and announced.isdigit():
+        digits = announced.lstrip(b"0")
+        if len(digits) > len(str(limit)) or int(digits or b"0") > limit:
+            raise _too_large(limit)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await _collect(receive, limit)

@@ -16,7 +16,7 @@ from ouzel.events import availability, clock
 from ouzel.events.types import ItemUpdate
 from ouzel.events.validation import check_event
 from ouzel.serving.engine import Engine
-from ouzel.serving.events_route import MAX_EVENTS_BODY_BYTES, durably
+from ouzel.serving.events_route import durably
 from ouzel.serving.http import read_body, send_bytes, timing_of
 from ouzel.serving.problem import (
     DECODE_ERRORS,
@@ -26,6 +26,9 @@ from ouzel.serving.problem import (
     undecodable,
 )
 from ouzel.serving.wire import MAX_ITEMS, ItemChange, ItemEntry, ItemIn, ItemsChanged
+
+MAX_FIELD_NAMES = 256
+"""Most different fields that all items have: each takes 8 bytes of every item."""
 
 _decode_items = msgspec.json.Decoder(list[ItemIn]).decode
 _decode_change = msgspec.json.Decoder(ItemChange).decode
@@ -42,7 +45,7 @@ class ItemsRoute:
         """Answer once the items are on the disk and the next request sees them."""
         timing = timing_of(scope)
         timing.route = "items"
-        body = await read_body(scope, receive, limit=MAX_EVENTS_BODY_BYTES)
+        body = await read_body(scope, receive)
         timing.mark("T", "read")
         try:
             items = _decode_items(body)
@@ -51,7 +54,7 @@ class ItemsRoute:
         if not 1 <= len(items) <= MAX_ITEMS:
             detail = f"{len(items)} items: send 1 to {MAX_ITEMS} at once"
             raise invalid([FieldError("body", "invalid", detail)])
-        updates = _updates(items)
+        updates = _updates(self._engine, items)
         timing.mark("T", "decode")
         receipts = await durably(self._engine, updates)
         timing.mark("P", "commit")
@@ -73,12 +76,12 @@ class ItemRoute:
         if item_id not in self._engine.catalog:
             detail = f"there is no item {item_id[:256]!r}: PUT /v1/items makes one"
             raise ProblemError(404, detail)
-        if scope["method"] != "GET":
+        if scope["method"] in ("PATCH", "DELETE"):
             change = ItemChange(available=False)
             if scope["method"] == "PATCH":
                 change = await _change(scope, receive)
             item = ItemIn(item_id=item_id, fields=change.fields, available=change.available)
-            updates = _updates([item])
+            updates = _updates(self._engine, [item])
             timing.mark("T", "decode")
             await durably(self._engine, updates)
             timing.mark("P", "commit")
@@ -94,12 +97,16 @@ async def _change(scope: Scope, receive: Receive) -> ItemChange:
         raise undecodable(error) from None
 
 
-def _updates(items: Sequence[ItemIn]) -> list[ItemUpdate]:
+def _updates(engine: Engine, items: Sequence[ItemIn]) -> list[ItemUpdate]:
     """Return the events of these changes.
 
     Raises:
         ProblemError: 422 naming the field that may not be stored.
     """
+    names = {name for item in items for name in item.fields} | set(engine.catalog.column_names)
+    if len(names) > MAX_FIELD_NAMES:
+        detail = f"items would have {len(names)} fields: {MAX_FIELD_NAMES} names at most"
+        raise invalid([FieldError("fields", "invalid", detail)])
     now_ms = clock.now_ms()
     request = f"item-{now_ms:012x}{os.urandom(10).hex()}"
     updates: list[ItemUpdate] = []

@@ -12,7 +12,7 @@ from ouzel.events import clock
 from ouzel.events.types import Impression
 from ouzel.events.validation import check_id
 from ouzel.retrieval.types import Candidates, Query
-from ouzel.serving.answers import Answer, Asked
+from ouzel.serving.answers import Answer, ListRequest
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
 from ouzel.serving.ingest import check_nested
@@ -36,7 +36,7 @@ _encode = msgspec.json.Encoder().encode
 class ListRoute:
     """`POST` and `GET`, a list as the pipeline makes it for a request of one kind."""
 
-    def __init__(self, engine: Engine, name: str, kind: type[Asked]) -> None:
+    def __init__(self, engine: Engine, name: str, kind: type[ListRequest]) -> None:
         self._engine = engine
         self._name = name
         self._kind = kind
@@ -61,7 +61,7 @@ class ListRoute:
         timing.mark("T", "read")
         return await self._answer(scope, lambda: self._decode(body))
 
-    async def _answer(self, scope: Scope, decode: Callable[[], Asked]) -> bytes:
+    async def _answer(self, scope: Scope, decode: Callable[[], ListRequest]) -> bytes:
         timing = timing_of(scope)
         try:
             request = decode()
@@ -71,7 +71,8 @@ class ListRoute:
         timing.mark("T", "decode")
         answer = await self._engine.answers.answer(request, timing)
         reply = _reply(self._engine, answer, request.fields, timing)
-        _note_shown(self._engine, request, reply)
+        if scope["method"] != "HEAD":
+            _note_shown(self._engine, request, reply)
         return _encode(reply)
 
 
@@ -91,18 +92,17 @@ class PopularRoute:
         except msgspec.ValidationError as error:
             raise invalid([field_error(error)]) from None
         timing.mark("T", "decode")
-        if request.filter is not None:
-            await self._engine.answers.read_fields(request.filter)
-        hidden = self._engine.filters.hidden(request.filter)
+        hidden = await self._engine.answers.hidden(request.filter)
         query = Query(k=request.n, now_ms=clock.now_ms(), hidden=hidden)
         found = self._engine.popular[request.kind].candidates(query, request.n)
         timing.mark("A", "search")
         reply = _reply(self._engine, Answer(found, None), request.fields, timing)
+        if scope["method"] != "HEAD":
+            _note_shown(self._engine, RecommendRequest(), reply)
         await send_bytes(send, _encode(reply))
-        _note_shown(self._engine, RecommendRequest(), reply)
 
 
-def _check(request: Asked) -> None:
+def _check(request: ListRequest) -> None:
     """Refuse what the types alone cannot: over-long or unprintable ids, deep context."""
     _check_ids(("user_id", request.user_id), ("session_id", request.session_id))
     lists = {"exclude_items": request.exclude_items}
@@ -169,7 +169,7 @@ def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownI
     ]
 
 
-def _note_shown(engine: Engine, request: Asked, reply: RecommendReply) -> None:
+def _note_shown(engine: Engine, request: ListRequest, reply: RecommendReply) -> None:
     engine.writer.append_later(
         Impression(
             event_id=f"shown-{reply.request_id}",

@@ -3,7 +3,8 @@
 What ASGI asks of a server for one request (a scope, two messages each way, an event to wait for)
 takes about 0.07 ms, a good part of all that an answer takes. A request to one of the `short` routes
 of the `Frame` is spared that, if it is a plain one: its body announced, not too long, and arrived
-together with its head, on a connection that has no other request under way. All others go the way
+together with its head, on a connection that has no other request under way and whose client reads
+what it is sent. All others go the way
 of uvicorn, from where both share: parser, keep-alive, shutdown.
 """
 
@@ -28,7 +29,7 @@ _TO_THE_LETTER = (b"expect", b"content-encoding", b"transfer-encoding")
 """Headers of which the short way knows nothing."""
 
 
-class _Asked:
+class _Plain:
     """A request on the short way, as far as uvicorn's protocol looks at what is under way."""
 
     message_event = _UNHEARD
@@ -57,10 +58,10 @@ class ShortWay(HttpToolsProtocol):
         app = config.loaded_app
         self._frame = app if isinstance(app, Frame) else None
         self._short: Mapping[bytes, Short] = {} if self._frame is None else self._frame.short
-        self._asked: _Asked | None = None
+        self._asked: _Plain | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a request whose body lets wait goes the way of uvicorn after all."""
+        """Read on; a request whose body has not come whole goes the way of uvicorn after all."""
         super().data_received(data)
         if self._asked is not None and self._asked.more_body and self.parser is not None:
             begun = self._asked.body
@@ -109,7 +110,7 @@ class ShortWay(HttpToolsProtocol):
         self.headers += headers
         super().on_headers_complete()
 
-    def _plain(self, short: Short) -> _Asked | None:
+    def _plain(self, short: Short) -> _Plain | None:
         """Return what is asked if the short way will do, else None."""
         parser = self.parser
         if (
@@ -118,12 +119,13 @@ class ShortWay(HttpToolsProtocol):
             or parser.get_http_version() != "1.1"
             or parser.should_upgrade()
             or not parser.should_keep_alive()
+            or self.flow.write_paused
         ):
             return None
         # Backwards, so that the first of several headers of a name is the one that counts.
         by_name = dict(reversed(self.headers))
         announced = by_name.get(b"content-length", b"")
-        if not announced.isdigit() or int(announced) > LONGEST_BODY:
+        if not announced.isdigit() or len(announced) > 8 or int(announced) > LONGEST_BODY:
             return None
         if any(name in by_name for name in _TO_THE_LETTER):
             return None
@@ -135,9 +137,9 @@ class ShortWay(HttpToolsProtocol):
             "headers": self.headers,
             "ouzel.headers": by_name,
         }
-        return _Asked(short, scope)
+        return _Plain(short, scope)
 
-    async def _answer(self, asked: _Asked) -> None:
+    async def _answer(self, asked: _Plain) -> None:
         assert self._frame is not None, "only a frame has short routes"
         head, body = await self._frame.answer(asked.short, asked.scope, asked.body)
         asked.response_complete = True

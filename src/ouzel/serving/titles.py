@@ -10,7 +10,7 @@ _BETWEEN = "\n"
 
 
 class TitleSearch:
-    """The titles of rows 0, 1, 2, ...; changed ones are few, until this is made anew.
+    """The titles of rows 0, 1, 2, ...; to be made anew when many have changed, see `changed`.
 
     >>> search = TitleSearch(["", "The Slow River", "Slow Burn", "Heat"])
     >>> list(search.rows("slow", 10))
@@ -21,18 +21,40 @@ class TitleSearch:
     """
 
     def __init__(self, titles: Sequence[str]) -> None:
-        lines = [title.lower().replace(_BETWEEN, " ") for title in titles]
+        lines = [_line(title) for title in titles]
         self._text = _BETWEEN.join(lines)
         self._starts = [0, *accumulate(len(line) + 1 for line in lines)][:-1]
         self._changed: dict[int, str] = {}
 
+    @property
+    def changed(self) -> int:
+        """Return how many rows have changed; each of them makes every search a little slower."""
+        return len(self._changed)
+
     def change(self, row: int, title: str) -> None:
         """Let a row have another title."""
-        self._changed[row] = title.lower()
+        line = _line(title)
+        if line != self._title(row):
+            self._changed[row] = line
+
+    def renewed(self, titles: Sequence[str]) -> TitleSearch:
+        """Return the same search made anew from the titles as they are; changes may go on."""
+        before = dict(self._changed)
+        fresh = TitleSearch(titles)
+        for row, line in list(self._changed.items()):
+            if before.get(row) != line:
+                fresh.change(row, line)
+        return fresh
+
+    def _title(self, row: int) -> str | None:
+        if row in self._changed or row >= len(self._starts):
+            return self._changed.get(row)
+        end = self._starts[row + 1] - 1 if row + 1 < len(self._starts) else len(self._text)
+        return self._text[self._starts[row] : end]
 
     def rows(self, query: str, limit: int) -> Iterator[int]:
         """Yield up to `limit` rows whose title holds `query`: changed ones first, then in order."""
-        wanted = query.lower().replace(_BETWEEN, " ")
+        wanted = _line(query)
         if not wanted:
             return
         for row, title in list(self._changed.items()):
@@ -49,3 +71,7 @@ class TitleSearch:
             if following == len(self._starts):
                 return
             place = self._text.find(wanted, self._starts[following])
+
+
+def _line(text: str) -> str:
+    return text.lower().replace(_BETWEEN, " ")

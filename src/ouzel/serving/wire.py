@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from ouzel.ranking.conditions import LONGEST
+
 MAX_N = 500
 MAX_EVENTS = 1000
 MAX_ITEMS = 1000
@@ -18,7 +20,7 @@ Filter = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=1000,
+        max_length=LONGEST,
         description='which items may be shown: category in ["shoes"] and price < 50',
     ),
 ]
