@@ -124,7 +124,8 @@ def main() -> None:
     target = ROOT / "plots"
     target.mkdir(exist_ok=True)
     for plot in PLOTS:
-        documents = list(results(ROOT / "results" / plot.topic))
+        every = results(ROOT / "results" / plot.topic)
+        documents = [document for document in every if bars_of(plot, [document])]
         bars = bars_of(plot, documents)
         if not bars:
             print(f"{plot.name}: no results under benchmarks/results/{plot.topic}")
