@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from ouzel.ranking.conditions import LONGEST, fields, holds, number, parse
 
 ORDER = ["<", "<=", ">", ">=", "==", "!="]
-SHOE = {"category": "shoes", "price": "49.90", "tags": "red|light|new", "name": "O'Hare", "no": "7"}
+SHOE = {
+    "category": "shoes",
+    "price": "49.90",
+    "tags": "red|light|new",
+    "name": "O'Hare",
+    "no": "7",
+    "odd": "1_0",
+}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +39,7 @@ SHOE = {"category": "shoes", "price": "49.90", "tags": "red|light|new", "name": 
         ("category != 5", False),
         ("not category < 5", True),
         ("missing < 5", False),
+        ("odd < 20", False),
         ('missing == ""', True),
         ('missing != "x"', True),
         ('"light" in tags', True),
@@ -82,6 +90,7 @@ def test_what_it_says(text, expected):
         "price == " + "9" * 900,
         "price == -" + "9" * 900,
         "price > -True",
+        "kind == '\ud800'",
         "price > -'x'",
         " or ".join(["price < 5"] * 17),
         "price < 5 " + " " * LONGEST,

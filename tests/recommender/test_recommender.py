@@ -85,7 +85,7 @@ def test_any_arrow_table_comes_back_out(trained: Path) -> None:
 
 @pytest.mark.parametrize("k", [0, 501])
 def test_an_impossible_k_is_refused(trained: Path, k: int) -> None:
-    with pytest.raises(ValueError, match="give 1 to 500"):
+    with pytest.raises(ValueError, match="1 to 500"):
         Recommender.load(trained).recommend(["user 1"], k=k)
 
 
@@ -296,3 +296,14 @@ def test_a_filter_says_what_may_be_shown(home: Path) -> None:
     shown = cli("recommend", home, "--user", "nobody", "--filter", "price < 2", "--json", "-")
     assert {row["item_id"] for row in json.loads(shown.stdout)} == set(ids[:2])
     assert cli("recommend", home, "--user", "x", "--filter", "price <").returncode == 1
+
+
+@pytest.mark.parametrize("wrong", [{"k": 2.5}, {"k": "5"}, {"k": 0}, {"filter": 5}])
+def test_what_is_no_setting_is_refused_with_its_name(trained: Path, wrong: dict) -> None:
+    recommender = Recommender.load(trained)
+    (name,) = wrong
+    for ask in (recommender.recommend, recommender.similar):
+        with pytest.raises(ValueError, match=f"{name} is"):
+            ask(["user 1"], **wrong)
+        with pytest.raises(ValueError, match="ids is None"):
+            ask(None)

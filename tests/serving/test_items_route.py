@@ -65,7 +65,7 @@ def test_items_like_a_hidden_item_are_still_found(client):
 
 def test_new_items_and_new_titles_are_found_at_once(client):
     items = [
-        {"item_id": "new/one", "fields": {"title": "A Slow River", "price": "12.5"}},
+        {"item_id": "new/one", "fields": {"title": "A Slow River", "price": 12.5}},
         {"item_id": "i5", "fields": {"title": "Rapids"}},
     ]
     reply = client.put("/v1/items", json=items)
@@ -145,7 +145,8 @@ def test_an_item_that_nobody_knows_is_404_and_is_not_made(client):
         [{"item_id": ""}],
         [{"item_id": "x" * 257}],
         [{"item_id": "i1", "title": "beside, not in, fields"}],
-        [{"item_id": "i1", "fields": {"price": 5}}],
+        [{"item_id": "i1", "fields": {"price": None}}],
+        [{"item_id": "i1", "fields": {"price": True}}],
         [{"item_id": "i1", "fields": {"a b": "x"}}],
         [{"item_id": "i1", "fields": {"available": "no"}}],
         [{"item_id": "i1", "available": "no"}],

@@ -10,7 +10,13 @@ from tests.serving.doubles import HOSTILE
 def test_items_by_title(client):
     reply = client.get("/v1/items", params={"query": "NUMBER 12", "limit": 5}).json()
     assert reply == {
-        "items": [{"item_id": "i12", "fields": {"title": "Film number 12", "genres": "Drama"}}]
+        "items": [
+            {
+                "item_id": "i12",
+                "fields": {"title": "Film number 12", "genres": "Drama"},
+                "available": True,
+            }
+        ]
     }
     assert len(client.get("/v1/items?query=film&limit=7").json()["items"]) == 7
     assert client.get("/v1/items?query=no-such-title").json() == {"items": []}

@@ -123,7 +123,9 @@ def test_a_foreign_host_is_refused_on_the_short_way_too(client, ways):
     assert ways == ["short"]
 
 
-def test_a_body_that_lets_wait_is_read_to_its_end(client, ways):
+@pytest.mark.parametrize(("soon", "way"), [(5.0, ["short"]), (0.01, ["short", "usual"])])
+def test_a_body_that_lets_wait_is_read_to_its_end(client, ways, monkeypatch, soon, way):
+    monkeypatch.setattr("ouzel.serving.short.SOON_SECONDS", soon)
     whole = post({"user_id": "nobody", "n": 2})
     for cut in (len(whole) - 26, len(whole) - 3):
         with connected(client) as connection:
@@ -131,7 +133,16 @@ def test_a_body_that_lets_wait_is_read_to_its_end(client, ways):
             time.sleep(0.05)
             connection.sendall(whole[cut:])
             assert len(parsed(answers(connection, 1)[0])[2]["items"]) == 2
-    assert ways == ["short", "usual"] * 2
+    assert ways == way * 2
+
+
+def test_who_goes_away_before_the_body_came_harms_nobody(client, monkeypatch):
+    monkeypatch.setattr("ouzel.serving.short.SOON_SECONDS", 0.01)
+    for _ in range(3):
+        with connected(client) as connection:
+            connection.sendall(post({"n": 1})[:-3])
+    time.sleep(0.05)
+    assert parsed(sent_alone(client, post({"n": 1})))[0] == 200
 
 
 def test_one_connection_takes_both_ways_by_turns(client, ways):

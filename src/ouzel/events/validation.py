@@ -92,7 +92,7 @@ def check_columns(columns: Mapping[str, str]) -> Mapping[str, str]:
     """
     for name, text in columns.items():
         if not _COLUMN.fullmatch(name):
-            raise ValueError(f"column name {name!r} is refused: use 1-64 letters, digits or _")
+            raise ValueError(f"column name {name!r} is refused: use 1-64 of a-z, A-Z, 0-9 and _")
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:

@@ -80,7 +80,7 @@ def parse(text: str) -> Condition:
             warnings.simplefilter("ignore")  # on strange but valid Python
             tree = ast.parse(text.strip(), mode="eval")
         condition = _condition(tree.body)
-    except (SyntaxError, MemoryError, RecursionError):
+    except (SyntaxError, UnicodeEncodeError, MemoryError, RecursionError):
         raise ValueError(f"the filter {text[:80]!r} cannot be read: {EXAMPLE}") from None
     compared = combine(condition, lambda one: 1, lambda count: count, operator.add)
     if compared > MOST_COMPARISONS:
@@ -240,9 +240,11 @@ def _value(node: ast.expr) -> Value:
 def number(text: str) -> float:
     """Return the number that a text is, NaN if it is none.
 
-    >>> number("12.5"), number("cheap")
-    (12.5, nan)
+    >>> number("12.5"), number("cheap"), number("1_000")
+    (12.5, nan, nan)
     """
+    if "_" in text or not text.isascii():
+        return math.nan
     try:
         return float(text)
     except ValueError:

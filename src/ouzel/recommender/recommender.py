@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -89,7 +89,7 @@ class Recommender:
         """
         import polars as pl
 
-        _check(user_ids, k, name="user_ids")
+        _check(user_ids, k, filter, name="user_ids")
         answering = self._open()
         hidden = answering.filters.hidden(filter)
         lists = answering.recommend(user_ids, k, exclude_seen=exclude_seen, hidden=hidden)
@@ -112,7 +112,7 @@ class Recommender:
         """
         import polars as pl
 
-        _check(item_ids, k, name="item_ids")
+        _check(item_ids, k, filter, name="item_ids")
         answering = self._open()
         lists = answering.similar(item_ids, k, hidden=answering.filters.hidden(filter))
         found = zip(item_ids, lists, strict=True)
@@ -246,11 +246,14 @@ class _Answering:
         return Query(k=k, now_ms=now_ms, user=user, history=history, forbidden=seen, hidden=hidden)
 
 
-def _check(ids: Sequence[str], k: int, *, name: str) -> None:
-    if isinstance(ids, str) or not all(isinstance(one, str) for one in ids):
+def _check(ids: Sequence[str], k: int, filter: str | None, *, name: str) -> None:
+    listed = isinstance(ids, Iterable) and not isinstance(ids, str)
+    if not listed or not all(isinstance(one, str) for one in ids):
         raise ValueError(f"{name} is {ids!r}: give a list of texts, such as ['x1', 'x2']")
-    if not 1 <= k <= MAX_K:
-        raise ValueError(f"k is {k}: give 1 to {MAX_K}")
+    if not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise ValueError(f"k is {k!r}: give a whole number, 1 to {MAX_K}")
+    if filter is not None and not isinstance(filter, str):
+        raise ValueError(f"filter is {filter!r}: give a text, such as 'price < 50'")
 
 
 def _frame(names: tuple[str, str], asked: str, found: Candidates, log: EventLog) -> pl.DataFrame:

@@ -121,8 +121,9 @@ class Engine:
     async def close(self) -> None:
         """Write what waits, then close the log."""
         self.ready = False
-        if self._audits is not None:
-            self._audits.cancel()
+        for task in (self._audits, self._renewing):
+            if task is not None:
+                task.cancel()
         if self._encoder is not None:
             self._encoder.close()
         if self._scanning is not None:

@@ -112,7 +112,7 @@ def _updates(engine: Engine, items: Sequence[ItemIn]) -> list[ItemUpdate]:
     updates: list[ItemUpdate] = []
     faults: list[FieldError] = []
     for place, item in enumerate(items):
-        columns = dict(item.fields)
+        columns = {name: str(value) for name, value in item.fields.items()}
         if availability.COLUMN in columns:
             detail = f"{availability.COLUMN} is no field: give it beside `fields`, true or false"
             faults.append(FieldError(f"[{place}].fields", "invalid", detail))

@@ -2,10 +2,9 @@
 
 What ASGI asks of a server for one request (a scope, two messages each way, an event to wait for)
 takes about 0.07 ms, a good part of all that an answer takes. A request to one of the `short` routes
-of the `Frame` is spared that, if it is a plain one: its body announced, not too long, and arrived
-together with its head, on a connection that has no other request under way and whose client reads
-what it is sent. All others go the way
-of uvicorn, from where both share: parser, keep-alive, shutdown.
+of the `Frame` is spared that, if it is a plain one: its body announced, not too long, and here soon
+after its head, on a connection that has no other request under way and whose client reads what it
+is sent. All others go the way of uvicorn, from where both share: parser, keep-alive, shutdown.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ from ouzel.serving.frame import Frame, Short
 LONGEST_BODY = 1 << 16
 """Longest body that goes the short way, in bytes; uvicorn stops reading for a while beyond it."""
 
+SOON_SECONDS = 0.2
+"""For how long a body may follow its head. Many clients send them one after the other."""
+
 _UNHEARD = asyncio.Event()
 _TO_THE_LETTER = (b"expect", b"content-encoding", b"transfer-encoding")
 """Headers of which the short way knows nothing."""
@@ -39,6 +41,7 @@ class _Plain:
         self.scope = scope
         self.body = b""
         self.more_body = True
+        self.awaited = False
         self.response_complete = False
         self.disconnected = False
         self.keep_alive = True
@@ -61,14 +64,20 @@ class ShortWay(HttpToolsProtocol):
         self._asked: _Plain | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a request whose body has not come whole goes the way of uvicorn after all."""
+        """Read on; a body that has not come whole may follow soon."""
         super().data_received(data)
-        if self._asked is not None and self._asked.more_body and self.parser is not None:
-            begun = self._asked.body
+        asked = self._asked
+        if asked is not None and asked.more_body and not asked.awaited:
+            asked.awaited = True
+            self.loop.call_later(SOON_SECONDS, self._turn_back, asked)
+
+    def _turn_back(self, asked: _Plain) -> None:
+        """Let a request whose body is still not whole go the way of uvicorn, which can wait."""
+        if asked is self._asked and asked.more_body and self.parser is not None:
             self._asked = self.cycle = None  # type: ignore[assignment]
             self._as_usual()
-            if begun:
-                self.on_body(begun)
+            if asked.body:
+                self.on_body(asked.body)
 
     def on_message_begin(self) -> None:
         """Begin a request."""

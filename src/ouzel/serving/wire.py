@@ -155,12 +155,12 @@ class RecommendReply(msgspec.Struct, kw_only=True):
 
 
 class ItemChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is to change of an item. Fields that are not named stay as they are.
+    """What is to change of an item. Fields that are not named stay as they are; "" empties one.
 
     An item that is not `available` is in no list from the next request on, until it is again.
     """
 
-    fields: dict[str, str] = {}
+    fields: dict[str, str | int | float] = {}
     available: bool | None = None
 
 
@@ -168,7 +168,7 @@ class ItemIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An item that is new, or is to change; see `ItemChange`. A new one is available."""
 
     item_id: Id
-    fields: dict[str, str] = {}
+    fields: dict[str, str | int | float] = {}
     available: bool | None = None
 
 
