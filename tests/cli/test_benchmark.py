@@ -107,3 +107,8 @@ def test_a_peer_needs_a_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="benchmarks/peers/nobody is not here"):
         peer.Peer("nobody")
+
+
+def test_tunings_that_short_runs_cannot_tell_apart_are_all_measured_in_full():
+    assert benchmark._likely_best([218, 366.8, 176, 366.8, 330, 310], 0.15) == [1, 3, 4]
+    assert benchmark._likely_best([0, 0], 0.15) == [0, 1]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -121,6 +124,36 @@ def test_after_many_changes_masks_are_made_anew(shop, monkeypatch):
             filters.keep(TEXTS[0], under_way)[1:], expected(catalog, TEXTS[0])
         )
     assert len(filters._changes) <= 40
+
+
+def test_changes_are_counted_from_anew_while_a_mask_waits_to_be_made(shop, monkeypatch):
+    catalog, availability, filters = shop
+    monkeypatch.setattr("ouzel.ranking.filters.MOST_CHANGES", 5)
+    rng = random.Random(5)
+
+    def change_one():
+        row = rng.randrange(1, NUM_ROWS)
+        availability.change(row, change(catalog, row, rng))
+        filters.change(row)
+
+    for _ in range(4):
+        change_one()
+    check, begun = filters._check_fields, threading.Event()
+    monkeypatch.setattr(filters, "_check_fields", lambda c: (check(c), begun.set()))
+    with filters._lock, ThreadPoolExecutor(1) as pool:
+        made = pool.submit(filters.make, TEXTS[1])
+        begun.wait(10)
+        time.sleep(0.05)  # now it waits for the lock, with the old list of changes
+        for _ in range(4):
+            change_one()
+        assert len(filters._changes) < 4
+        filters._lock.release()
+        mask = made.result(10)
+        filters._lock.acquire()
+    np.testing.assert_array_equal(filters.keep(TEXTS[1], mask)[1:], expected(catalog, TEXTS[1]))
+    for text in TEXTS:
+        change_one()
+        np.testing.assert_array_equal(filters.hidden(text)[1:], expected(catalog, text))
 
 
 def test_texts_of_the_past_are_forgotten(shop):

@@ -10,6 +10,7 @@ import pytest
 
 from ouzel.serving.app import build_app
 from ouzel.serving.security import Access
+from ouzel.serving.titles import TitleSearch
 from tests.serving.doubles import make_engine
 from tests.serving.running import running
 
@@ -127,6 +128,30 @@ def test_many_new_titles_are_found_and_the_search_is_made_anew(client, engine):
     assert ids(client.get("/v1/items?query=tale 1399 of")) == ["t1399"]
     assert ids(client.get("/v1/items?query=renamed")) == ["t3"]
     assert ids(client.get("/v1/items?query=tale 3 of")) == []
+
+
+def test_a_title_that_changes_while_the_search_is_made_anew_is_found(client, engine, monkeypatch):
+    let, begun = threading.Event(), threading.Event()
+    make = TitleSearch.__init__
+
+    def slow(self, titles):
+        make(self, titles)
+        begun.set()
+        let.wait(10)  # whatever was read of the titles is old from here on
+
+    monkeypatch.setattr("ouzel.serving.engine.MOST_CHANGED_TITLES", 0)
+    monkeypatch.setattr(TitleSearch, "__init__", slow)
+    client.patch("/v1/items/i1", json={"fields": {"title": "First"}})
+    assert begun.wait(10)
+    client.patch("/v1/items/i1", json={"fields": {"title": "Second"}})
+    client.patch("/v1/items/i2", json={"fields": {"title": "Third"}})
+    before = engine.titles
+    let.set()
+    while engine.titles is before:
+        client.get("/health/live")
+    assert ids(client.get("/v1/items?query=second")) == ["i1"]
+    assert ids(client.get("/v1/items?query=third")) == ["i2"]
+    assert ids(client.get("/v1/items?query=first")) == []
 
 
 def test_an_item_that_nobody_knows_is_404_and_is_not_made(client):

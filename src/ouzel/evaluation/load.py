@@ -140,12 +140,7 @@ def sustained(
             outcome = held(trials[-1])
             if outcome is not None:
                 return outcome
-        raise ValueError(
-            f"{TRIES} runs at {rate:.0f} requests/s told nothing, the last sent "
-            f"{trials[-1].send_lag_p99_ms:.1f} ms late and was robbed of "
-            f"{trials[-1].stolen_share:.1%} of its cores: end what else runs on this machine and "
-            "its host"
-        )
+        raise _nothing_told(trials[-1])
 
     low, high = _bracket(lambda rate: holds(rate, search_s), spec.rate)
     guess = _bisect(lambda rate: holds(rate, search_s), low, high, precision)
@@ -155,6 +150,14 @@ def sustained(
     # Rates that hold only rise from one to the next, so the last of them is the answer.
     result = next((trial for trial in reversed(trials[searched:]) if held(trial)), None)
     return Sustained(requests_per_s=rate, result=result, trials=trials)
+
+
+def _nothing_told(last: LoadResult) -> ValueError:
+    return ValueError(
+        f"{TRIES} runs at {last.rate:.0f} requests/s told nothing, the last sent "
+        f"{last.send_lag_p99_ms:.1f} ms late and was robbed of {last.stolen_share:.1%} of its "
+        "cores: end what else runs on this machine and its host"
+    )
 
 
 def others_next(spec: LoadSpec) -> LoadSpec:

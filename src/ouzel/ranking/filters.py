@@ -53,15 +53,18 @@ class Mask:
 
 
 class FieldTexts:
-    """The texts of rows, as numbers (N,) of distinct texts.
+    """The texts of rows, as numbers (N,) of distinct texts, after the first `seen` of `changes`.
 
-    >>> texts = FieldTexts(["", "red", "blue", "red"], 4)
+    >>> texts = FieldTexts(["", "red", "blue", "red"], 4, changes=[], seen=0)
     >>> texts.where(Comparison("colour", lambda text: text == "red"))
     array([False,  True, False,  True])
     """
 
-    def __init__(self, texts: Sequence[str], num_rows: int, *, seen: int = 0) -> None:
+    def __init__(
+        self, texts: Sequence[str], num_rows: int, *, changes: list[int], seen: int
+    ) -> None:
         """Raises: ValueError if the distinct texts are more than `MOST_TEXT_BYTES`."""
+        self.changes = changes
         self.seen = seen
         self._distinct: dict[str, int] = {}
         self._bytes = 0
@@ -184,10 +187,9 @@ class Filters:
             return
         self._changes.append(row)
         if len(self._changes) > MOST_CHANGES:
+            # Texts and masks under way follow the old list, and are made anew.
             self._changes = []
             self._masks.clear()
-            with self._lock:
-                self._texts.clear()
 
     def _catch_up(self, mask: Mask) -> None:
         hidden_N = self._availability.hidden
@@ -212,8 +214,14 @@ class Filters:
         texts = self._texts.get(name)
         column = self._catalog.column(name)
         try:
-            if texts is None or texts.worn or seen - texts.seen > self._num_rows // 8:
-                texts = self._texts[name] = FieldTexts(column, self._num_rows, seen=seen)
+            if (
+                texts is None
+                or texts.changes is not changes
+                or texts.worn
+                or seen - texts.seen > self._num_rows // 8
+            ):
+                texts = FieldTexts(column, self._num_rows, changes=changes, seen=seen)
+                self._texts[name] = texts
             for row in set(changes[texts.seen : seen]):
                 texts.change(row, column[row])
         except ValueError as error:

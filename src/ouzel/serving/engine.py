@@ -95,6 +95,7 @@ class Engine:
         self._scanning: ScanWorker | None = None
         self._audits: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._late_titles: list[tuple[int, str]] = []
         self._random = random.Random()
         self._measure()
 
@@ -186,15 +187,10 @@ class Engine:
                 logger.exception("the audit of a user state failed")
 
     def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
-        for event, receipt in zip(events, receipts, strict=True):
-            if isinstance(event, ItemUpdate) and receipt.status == "accepted":
-                self._availability.change(receipt.row, event.columns)
-                self.filters.change(receipt.row)
-                if TITLE in event.columns:
-                    self.titles.change(receipt.row, event.columns[TITLE])
-        if self.titles.changed > MOST_CHANGED_TITLES and self._renewing is None:
-            self._renewing = asyncio.get_running_loop().create_task(self._renew_titles())
         try:
+            for event, receipt in zip(events, receipts, strict=True):
+                if isinstance(event, ItemUpdate) and receipt.status == "accepted":
+                    self._apply_item(event, receipt.row)
             self._visitors.apply(self._states, events, receipts, ticket)
         except Exception:
             # The log has the events: what is made anew from it has them too.
@@ -203,10 +199,27 @@ class Engine:
                 self._states.forget(user)
             raise
 
+    def _apply_item(self, item: ItemUpdate, row: int) -> None:
+        self._availability.change(row, item.columns)
+        self.filters.change(row)
+        if TITLE not in item.columns:
+            return
+        self.titles.change(row, item.columns[TITLE])
+        if self._renewing is not None:
+            self._late_titles.append((row, item.columns[TITLE]))
+        elif self.titles.changed > MOST_CHANGED_TITLES:
+            self._late_titles = []
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_titles())
+
     async def _renew_titles(self) -> None:
+        """Make the search of titles anew, beside the loop; what changes meanwhile is in it too."""
         try:
-            titles = self.catalog.column(TITLE)
-            self.titles = await asyncio.to_thread(self.titles.renewed, titles)
+            fresh = await asyncio.to_thread(TitleSearch, self.catalog.column(TITLE))
+            for row, title in self._late_titles:
+                fresh.change(row, title)
+            self.titles = fresh
+        except Exception:
+            logger.exception("the search of titles could not be made anew")
         finally:
             self._renewing = None
 

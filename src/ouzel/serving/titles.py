@@ -37,15 +37,6 @@ class TitleSearch:
         if line != self._title(row):
             self._changed[row] = line
 
-    def renewed(self, titles: Sequence[str]) -> TitleSearch:
-        """Return the same search made anew from the titles as they are; changes may go on."""
-        before = dict(self._changed)
-        fresh = TitleSearch(titles)
-        for row, line in list(self._changed.items()):
-            if before.get(row) != line:
-                fresh.change(row, line)
-        return fresh
-
     def _title(self, row: int) -> str | None:
         if row in self._changed or row >= len(self._starts):
             return self._changed.get(row)
