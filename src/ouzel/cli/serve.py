@@ -44,6 +44,10 @@ def command(
         int | None,
         typer.Option(min=1, help="Memory for user states; by default a quarter of the machine's."),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that answer on the port: one writes, the others read."),
+    ] = 1,
     json: Annotated[
         str | None,
         typer.Option(help="Write where it listens as JSON to this file, or to stdout with '-'."),
@@ -67,5 +71,6 @@ def command(
         port_file=port_file,
         api_key=api_key,
         state_bytes=None if state_megabytes is None else state_megabytes << 20,
+        workers=workers,
         listening=listening,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.catalog import Catalog
+from ouzel.events.shared_array import shared_zeros
 
 COLUMN = "available"
 HIDING = frozenset({"false", "no", "0"})
@@ -16,6 +17,8 @@ HIDING = frozenset({"false", "no", "0"})
 
 class Availability:
     """The rows below `num_rows` that nobody may see; changed in place, so that it is one mask.
+
+    Processes forked later see the changes too.
 
     >>> catalog = Catalog(["heat", "alien"])
     >>> availability = Availability(catalog, num_rows=3)
@@ -27,22 +30,23 @@ class Availability:
     """
 
     def __init__(self, catalog: Catalog, *, num_rows: int) -> None:
-        self._hidden_N = np.zeros(num_rows, np.bool_)
+        self._hidden_N = shared_zeros((num_rows,), np.bool_)
+        self._count_1 = shared_zeros((1,), np.int64)
         if COLUMN in catalog.column_names:
             texts = catalog.column(COLUMN)
             self._hidden_N[:] = [is_hiding(texts[row]) for row in range(num_rows)]
-        self._count = int(self._hidden_N.sum())
+        self._count_1[0] = self._hidden_N.sum()
 
     @property
     def hidden(self) -> NDArray[np.bool_] | None:
         """Return the mask (N,) of hidden rows, None while there is none."""
-        return self._hidden_N if self._count else None
+        return self._hidden_N if self._count_1[0] else None
 
     def change(self, row: int, columns: Mapping[str, str]) -> None:
         """Let new columns of an item take effect."""
         if COLUMN in columns and row < len(self._hidden_N):
             hides = is_hiding(columns[COLUMN])
-            self._count += int(hides) - int(self._hidden_N[row])
+            self._count_1[0] += int(hides) - int(self._hidden_N[row])
             self._hidden_N[row] = hides
 
 

@@ -150,12 +150,8 @@ class EventLog:
 
     def user_row(self, user_id: str | None = None, session_id: str | None = None) -> int | None:
         """Return the row of a user, or of a session if no `user_id` is given; None if unknown."""
-        key = (user_id, 0) if user_id is not None else (session_id, 1)
         with self._read_lock:
-            found = self._reader.execute(
-                "SELECT user FROM users WHERE id = ? AND session = ?", key
-            ).fetchone()
-        return int(found[0]) if found else None
+            return log_read.user_row(self._reader, user_id, session_id)
 
     def user_ids(self, users: Sequence[int]) -> list[str]:
         """Return the user or session ids of user rows.

@@ -27,6 +27,22 @@ LEFT JOIN users u ON u.user = e.user
 """
 
 
+def user_row(
+    connection: sqlite3.Connection, user_id: str | None, session_id: str | None
+) -> int | None:
+    """Return the row of a user, or of a session if no `user_id` is given; None if unknown.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.log_schema import open_writer
+    >>> user_row(open_writer(Path(":memory:"), "FULL"), "ada", None) is None
+    True
+    """
+    key = (user_id, 0) if user_id is not None else (session_id, 1)
+    found = connection.execute("SELECT user FROM users WHERE id = ? AND session = ?", key)
+    record = found.fetchone()
+    return int(record[0]) if record else None
+
+
 def event_at(connection: sqlite3.Connection, offset: int) -> Event:
     """Return the event stored at `offset`.
 

@@ -10,16 +10,15 @@ Shape legend: S = slots, H = heads, E = head size, W = window, D = H E, L = leng
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
+from ouzel.events.shared_array import shared_zeros
 from ouzel.inference.onnxruntime import StateShape
 
 Array = NDArray[Any]
@@ -83,7 +82,8 @@ class StatePool:
     """Slots for as many users as fit in `max_bytes`; the least recently used one gives way.
 
     What the slots hold is `shared` with processes forked later, if so asked; who has which slot is
-    not.
+    not (see `ouzel.inference.shared`). `epoch_S` is odd while a slot is written and grows with
+    every writing. Whoever reads a slot elsewhere sets `used_S`, so that it is not the next to go.
     """
 
     def __init__(self, shape: StateShape, *, max_bytes: int, shared: bool = False) -> None:
@@ -101,7 +101,7 @@ class StatePool:
             self.num_slots,
         )
         ring_shapes = ((slots, heads, size, window), (slots, heads, window, size))
-        zeros = _shared_zeros if shared else np.zeros
+        zeros = shared_zeros if shared else np.zeros
         self.cache = [
             zeros(ring_shape, np.float32)
             for _ in range(shape.num_layers)
@@ -111,6 +111,8 @@ class StatePool:
         self.last_time_S = zeros((slots,), np.int64)
         self.length_S = zeros((slots,), np.int64)
         self.hash_S = zeros((slots,), np.uint64)
+        self.epoch_S = zeros((slots,), np.uint64)
+        self.used_S = zeros((slots,), np.uint8)
         self._slots: OrderedDict[int, int] = OrderedDict()
         self._free = list(range(slots - 1, -1, -1))
         self.evictions = 0
@@ -146,8 +148,10 @@ class StatePool:
 
     def put(self, slot: int, other: StatePool, its_slot: int) -> None:
         """Put a copy of a state of another pool of this shape into `slot`."""
+        self.epoch_S[slot] += 1
         for ours, theirs in zip(self._columns(), other._columns(), strict=True):
             ours[slot] = theirs[its_slot]
+        self.epoch_S[slot] += 1
 
     def _columns(self) -> list[Array]:
         """Return everything of the slots: slot s of all of them is one state."""
@@ -157,12 +161,23 @@ class StatePool:
         """Return a slot for a user who is not here, and who had to give way for it, if anyone."""
         evicted = None
         if not self._free:
-            evicted, slot = self._slots.popitem(last=False)
+            evicted, slot = self._oldest()
             self._free.append(slot)
             self.evictions += 1
         slot = self._free.pop()
         self._slots[user] = slot
         return slot, evicted
+
+    def _oldest(self) -> tuple[int, int]:
+        """Return who gives way, and the slot: the least recently used, here or elsewhere."""
+        for _ in range(len(self._slots)):
+            user, slot = self._slots.popitem(last=False)
+            if not self.used_S[slot]:
+                return user, slot
+            # Used by another process since it was last here: a second chance.
+            self.used_S[slot] = 0
+            self._slots[user] = slot
+        return self._slots.popitem(last=False)
 
     def release(self, user: int) -> None:
         """Forget the user's state, if there is one."""
@@ -179,6 +194,7 @@ class StatePool:
         length = min(len(history), self.shape.receptive_field)
         kept = np.arange(max(0, length - self.shape.window), length)
         places = kept % self.shape.window
+        self.epoch_S[slot] += 1
         for layer in range(self.shape.num_layers):
             key_LHE, value_LHE = encoded[2 * layer][index], encoded[2 * layer + 1][index]
             self.cache[2 * layer][slot][:, :, places] = key_LHE[kept].transpose(1, 2, 0)
@@ -187,12 +203,14 @@ class StatePool:
         self.last_time_S[slot] = history.times_ms[-1]
         self.length_S[slot] = length
         self.hash_S[slot] = history_hash(history)
+        self.epoch_S[slot] += 1
 
     def extend(
         self, slots_B: NDArray[np.int64], fresh: Sequence[Array], rows: Array, times_ms: Array
     ) -> None:
         """Put the rows that `append` gave into their rings; one event for each slot."""
         places_B = self.length_S[slots_B] % self.shape.window
+        self.epoch_S[slots_B] += 1
         for layer in range(self.shape.num_layers):
             self.cache[2 * layer][slots_B, :, :, places_B] = fresh[2 * layer]
             self.cache[2 * layer + 1][slots_B, :, places_B] = fresh[2 * layer + 1]
@@ -203,9 +221,4 @@ class StatePool:
             slots_B.tolist(), rows.tolist(), times_ms.tolist(), strict=True
         ):
             self.hash_S[slot] = extend_hash(int(self.hash_S[slot]), row, time_ms)
-
-
-def _shared_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Return an array that this process and those forked from it both read and write."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+        self.epoch_S[slots_B] += 1

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from ouzel.inference.encoding import (
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool
 from ouzel.inference.rebuild import later_events
+from ouzel.inference.shared import Directory, SharedStates
 
 AUDIT_TOLERANCE = 1e-3
 """A state this far from its re-encode is wrong; rounding stays two orders of magnitude below."""
@@ -55,6 +57,7 @@ class UserStates:
     """The states of one Bundle's users, kept within `max_bytes`.
 
     `load_history` reads a user's whole history from the log, in (timestamp, log offset) order.
+    With a `directory` processes forked later can read the states in place.
     """
 
     def __init__(
@@ -64,14 +67,26 @@ class UserStates:
         max_bytes: int,
         load_history: Callable[[int], History],
         version: str,
+        directory: Directory | None = None,
     ) -> None:
         self.version = version
         self.stats = StateStats()
-        self.pool = StatePool(graphs.shape, max_bytes=max_bytes)
+        self.pool = StatePool(graphs.shape, max_bytes=max_bytes, shared=directory is not None)
+        self.directory = directory
         self._encoder = HistoryEncoder(graphs, batch_size=1)
         self._graphs = graphs
         self._load_history = load_history
         self._pending: dict[int, list[tuple[int, int]]] = {}
+
+    def shared(self) -> SharedStates:
+        """Return what processes forked later can read of these states.
+
+        Raises:
+            ValueError: there is no directory.
+        """
+        if self.directory is None:
+            raise ValueError("the states are not shared: make them with a directory")
+        return SharedStates(self._graphs, self.pool, self.directory)
 
     def observe(self, user: int, row: int, time_ms: int) -> None:
         """Note a durable event of `user`; its effect is in the user's next `query`.
@@ -79,7 +94,12 @@ class UserStates:
         An event older than the newest one noted changes the order of the history, so the state is
         dropped and made anew from the log.
         """
-        if user not in self.pool or not 0 < row < self._graphs.num_rows:
+        if self.directory is not None:
+            self.directory.change(user)
+        if user not in self.pool:
+            return
+        if not 0 < row < self._graphs.num_rows:
+            self._publish(user)
             return
         pending = self._pending.setdefault(user, [])
         slot = self.pool.slot(user)
@@ -92,8 +112,15 @@ class UserStates:
 
     def forget(self, user: int) -> None:
         """Drop the user's state; the next `query` makes it anew from the log."""
+        if self.directory is not None:
+            self.directory.change(user)
         self.pool.release(user)
         self._pending.pop(user, None)
+
+    def drain(self, most: int) -> int:
+        """Append what was noted for up to `most` users; return for how many more there is some."""
+        self._apply_pending(list(islice(self._pending, most)))
+        return len(self._pending)
 
     def contains(self, user: int) -> bool:
         """Return whether the user's state is in the pool."""
@@ -143,6 +170,8 @@ class UserStates:
             return
         self.pool.put(self._take(user), made, 0)
         self.stats.rebuilds += 1
+        if not len(later):
+            self._publish(user)
         for row, time_ms in zip(later.rows.tolist(), later.times_ms.tolist(), strict=True):
             self.observe(user, row, time_ms)
 
@@ -208,6 +237,9 @@ class UserStates:
             self.pool.extend(slots, fresh, rows, times)
             self.stats.appends += len(waiting)
             round_number += 1
+            done = [user for user, events in waiting if len(events) == round_number]
+            for user in done:
+                self._publish(user)
             waiting = [item for item in waiting if len(item[1]) > round_number]
 
     def _rebuild(self, users: list[int]) -> None:
@@ -221,10 +253,18 @@ class UserStates:
                 slots = [self._take(user) for user, _ in histories]
                 encode_into(self._graphs, self.pool, slots, [known for _, known in histories])
                 self.stats.rebuilds += len(histories)
+                for user, _ in histories:
+                    self._publish(user)
 
     def _take(self, user: int) -> int:
         slot, evicted = self.pool.take(user)
         if evicted is not None:
             # What was noted for them is in the log, from which their next state is made.
             self._pending.pop(evicted, None)
+            if self.directory is not None:
+                self.directory.withdraw(evicted)
         return slot
+
+    def _publish(self, user: int) -> None:
+        if self.directory is not None and user not in self._pending:
+            self.directory.publish(user, self.pool.slot(user))

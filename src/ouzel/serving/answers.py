@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
-from ouzel.inference.states import UserStates
 from ouzel.ranking.filters import Filters, Mask
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
 from ouzel.ranking.similar import query_like
@@ -69,6 +69,14 @@ class Answer:
     degraded: str | None
 
 
+class Held(Protocol):
+    """Whoever knows which user states are at hand (see `UserStates`)."""
+
+    def contains(self, user: int) -> bool:
+        """Return whether the user's state is."""
+        ...
+
+
 @dataclass(slots=True)
 class _Waiting:
     request: ListRequest
@@ -108,7 +116,7 @@ class Answers:
         visitors: Visitors,
         catalog: Catalog,
         *,
-        states: UserStates,
+        states: Held,
         filters: Filters,
         num_rows: int,
         rebuilds: Rebuilds | None = None,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -16,7 +14,6 @@ from ouzel.serving import read_routes
 from ouzel.serving.engine import Engine
 from ouzel.serving.events_route import EventsRoute
 from ouzel.serving.frame import Frame, Short
-from ouzel.serving.home import default_state_bytes, open_home
 from ouzel.serving.items_route import ItemRoute, ItemsRoute
 from ouzel.serving.list_routes import ListRoute, PopularRoute
 from ouzel.serving.openapi import OpenApiRoute
@@ -25,35 +22,11 @@ from ouzel.serving.problem import ProblemError
 from ouzel.serving.read_routes import Answering, ReadRoute
 from ouzel.serving.security import Access
 from ouzel.serving.wire import RecommendRequest, SimilarRequest
+from ouzel.serving.workers import Workers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a home is served. `state_bytes` bounds the memory of user states."""
-
-    host: str = "127.0.0.1"
-    api_key: str | None = field(default=None, repr=False)
-    state_bytes: int = field(default_factory=default_state_bytes)
-
-
-def create_app(home: Path, *, settings: Settings) -> ASGIApp:
-    """Return the application that serves a home.
-
-    Raises:
-        ValueError: the binding needs a key (see `check_binding`), or the home cannot be served
-            (see `open_home`).
-
-    >>> create_app(Path("no-such-home"), settings=Settings())
-    Traceback (most recent call last):
-    ...
-    ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
-    """
-    access = Access(settings.host, settings.api_key)
-    return build_app(open_home(home, state_bytes=settings.state_bytes), access)
-
-
-def build_app(engine: Engine, access: Access) -> ASGIApp:
-    """Return the application around an engine; it starts and closes the engine.
+def build_app(engine: Engine, access: Access, workers: Workers | None = None) -> ASGIApp:
+    """Return the application around an engine; it starts and closes the engine, and its workers.
 
     >>> from types import SimpleNamespace
     >>> engine = SimpleNamespace(metrics=None)
@@ -65,8 +38,12 @@ def build_app(engine: Engine, access: Access) -> ASGIApp:
     async def lifespan(app: Any) -> AsyncIterator[None]:
         try:
             await engine.start()
+            if workers is not None:
+                await workers.start(frame)
             yield
         finally:
+            if workers is not None:
+                await workers.close()
             await engine.close()
 
     short: dict[bytes, Short] = {
@@ -75,7 +52,8 @@ def build_app(engine: Engine, access: Access) -> ASGIApp:
         b"/v1/events": EventsRoute(engine).short,
     }
     routing = _Routing(engine, lifespan)
-    return Frame(routing, access=access, metrics=engine.metrics, short=short)
+    frame = Frame(routing, access=access, metrics=engine.metrics, short=short)
+    return frame
 
 
 class _Routing:

@@ -207,7 +207,7 @@ def _serve(
         # Who stops the server drains it first; this process ends after that.
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, signal.SIG_IGN)
-        _close_all_but(link.fileno())
+        close_all_but(link.fileno())
         received = bytearray()
         while data := link.recv(_CHUNK):
             received += data
@@ -221,8 +221,15 @@ def _serve(
         os._exit(0)
 
 
-def _close_all_but(kept: int) -> None:
-    """Close the parent's files: its log, its lock and its listening socket are not ours."""
+def close_all_but(kept: int) -> None:
+    """Close the parent's files in a child: its log, its lock, its listening socket.
+
+    >>> from unittest.mock import patch
+    >>> with patch("os.closerange") as closing:
+    ...     close_all_but(5)
+    >>> closing.call_args_list[0].args
+    (3, 5)
+    """
     most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16)
     os.closerange(3, kept)
     os.closerange(kept + 1, most)

@@ -9,6 +9,7 @@ from ouzel.bundle.bundle import Bundle, load_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.shared import Directory
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
@@ -21,8 +22,10 @@ from ouzel.serving.writer import LogWriter
 LOG_FILE = "events.db"
 
 
-def open_home(home: Path, *, state_bytes: int) -> Engine:
+def open_home(home: Path, *, state_bytes: int, workers: int = 1) -> Engine:
     """Return the engine of a home: its log, and the Bundle that is promoted.
+
+    With several `workers` its states lie where processes forked from this one can read them.
 
     Raises:
         ValueError: there is no model, it is damaged, or it does not belong to this log.
@@ -36,7 +39,7 @@ def open_home(home: Path, *, state_bytes: int) -> Engine:
     log = EventLog.open(home / LOG_FILE)
     try:
         _check_catalogue(log, bundle)
-        return Engine(_assemble(log, bundle, state_bytes))
+        return Engine(_assemble(log, bundle, state_bytes, workers))
     except BaseException:
         log.close()
         raise
@@ -51,7 +54,7 @@ def default_state_bytes() -> int:
     return min(4 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
-def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
+def _assemble(log: EventLog, bundle: Bundle, state_bytes: int, workers: int) -> Parts:
     graphs = Graphs.of(bundle)
     num_rows = bundle.manifest.num_rows
     writer = LogWriter(log)
@@ -61,6 +64,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         max_bytes=state_bytes,
         load_history=visitors.history,
         version=bundle.version,
+        directory=Directory() if workers > 1 else None,
     )
     pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log)))
     return Parts(
@@ -73,6 +77,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         num_rows=num_rows,
         visitors=visitors,
         writer=writer,
+        workers=workers,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ouzel.events import clock
+from ouzel.events.catalog import Catalog
 from ouzel.events.types import Impression
 from ouzel.events.validation import check_id
 from ouzel.retrieval.types import Candidates, Query
@@ -16,9 +18,11 @@ from ouzel.serving.answers import Answer, ListRequest
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
 from ouzel.serving.ingest import check_nested
+from ouzel.serving.metrics import Metrics
 from ouzel.serving.problem import DECODE_ERRORS, FieldError, field_error, invalid, undecodable
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import (
+    ModelName,
     Name,
     PopularRequest,
     RecommendReply,
@@ -33,10 +37,44 @@ LISTS = frozenset({"items", "exclude_items", "fields"})
 _encode = msgspec.json.Encoder().encode
 
 
+class Answering(Protocol):
+    """Whoever makes lists (see `Answers.answer`)."""
+
+    async def answer(self, request: ListRequest, timing: Timing) -> Answer:
+        """Return the list for one request."""
+        ...
+
+
+class Noting(Protocol):
+    """Whoever notes what was shown (see `LogWriter.append_later`)."""
+
+    def append_later(self, event: Impression) -> None:
+        """Put this into the log soon."""
+        ...
+
+
+class ListEngine(Protocol):
+    """What lists need of an engine."""
+
+    model: ModelName
+    metrics: Metrics
+    catalog: Catalog
+
+    @property
+    def answers(self) -> Answering:
+        """Return what makes lists."""
+        ...
+
+    @property
+    def writer(self) -> Noting:
+        """Return what notes them."""
+        ...
+
+
 class ListRoute:
     """`POST` and `GET`, a list as the pipeline makes it for a request of one kind."""
 
-    def __init__(self, engine: Engine, name: str, kind: type[ListRequest]) -> None:
+    def __init__(self, engine: ListEngine, name: str, kind: type[ListRequest]) -> None:
         self._engine = engine
         self._name = name
         self._kind = kind
@@ -128,7 +166,9 @@ def _check_ids(*named: tuple[str, str | None]) -> None:
                 raise invalid([FieldError(name, "invalid", str(error))]) from None
 
 
-def _reply(engine: Engine, answer: Answer, fields: list[Name], timing: Timing) -> RecommendReply:
+def _reply(
+    engine: ListEngine, answer: Answer, fields: list[Name], timing: Timing
+) -> RecommendReply:
     if answer.degraded is not None:
         engine.metrics.degraded[answer.degraded] += 1
     return RecommendReply(
@@ -145,7 +185,7 @@ def _request_id() -> str:
     return f"{clock.now_ms():012x}{os.urandom(10).hex()}"
 
 
-def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownItem]:
+def _shown(engine: ListEngine, found: Candidates, fields: list[Name]) -> list[ShownItem]:
     rows = found.rows_K.tolist()
     columns = {name: engine.catalog.column(name) for name in fields}
     return [
@@ -169,7 +209,7 @@ def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownI
     ]
 
 
-def _note_shown(engine: Engine, request: ListRequest, reply: RecommendReply) -> None:
+def _note_shown(engine: ListEngine, request: ListRequest, reply: RecommendReply) -> None:
     engine.writer.append_later(
         Impression(
             event_id=f"shown-{reply.request_id}",

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 from prometheus_client import CollectorRegistry, generate_latest
@@ -40,6 +41,18 @@ class Family(NamedTuple):
     name: str
     text: str
     reading: Reading
+
+
+class Counts(msgspec.Struct, frozen=True, array_like=True):
+    """What a server counted in a while, as it is told to another process.
+
+    `parts` and `stages` are route, part or stage, counts by bucket, and the sum in milliseconds.
+    """
+
+    requests: list[tuple[str, int, int]]
+    parts: list[tuple[str, str, list[int], float]]
+    stages: list[tuple[str, str, list[int], float]]
+    degraded: dict[str, int]
 
 
 class Histogram:
@@ -110,6 +123,30 @@ class Metrics(Collector):
             for key, spent_ms in durations.items():
                 histograms[key].observe(spent_ms)
 
+    def take(self) -> Counts:
+        """Return what was counted, and begin anew."""
+        self._count()
+        counts = Counts(
+            [(route, status, count) for (route, status), count in self.requests.items()],
+            _told(self.parts),
+            _told(self.stages),
+            dict(self.degraded),
+        )
+        for kept in (self.requests, self.parts, self.stages, self.degraded):
+            kept.clear()
+        return counts
+
+    def add(self, counts: Counts) -> None:
+        """Add what another process counted."""
+        for route, status, count in counts.requests:
+            self.requests[route, status] += count
+        for stage, count in counts.degraded.items():
+            self.degraded[stage] += count
+        for histograms, told in ((self.parts, counts.parts), (self.stages, counts.stages)):
+            for route, name, by_bucket, sum_ms in told:
+                histograms[route, name].counts += by_bucket
+                histograms[route, name].sum_ms += sum_ms
+
     def text(self) -> bytes:
         """Return everything in the text format 0.0.4."""
         return generate_latest(self._registry)
@@ -137,6 +174,15 @@ class Metrics(Collector):
             for of, value in reading().items():
                 family.add_metric([of], value)
             yield family
+
+
+def _told(
+    histograms: Mapping[tuple[str, str], Histogram],
+) -> list[tuple[str, str, list[int], float]]:
+    return [
+        (route, name, histogram.counts.tolist(), histogram.sum_ms)
+        for (route, name), histogram in histograms.items()
+    ]
 
 
 def _counts(name: str, text: str, label: str, counts: Mapping[str, float]) -> Metric:

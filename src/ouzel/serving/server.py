@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from ouzel.bundle.store import BundleStore
 from ouzel.events.alone import alone
-from ouzel.serving.app import Settings, create_app
+from ouzel.events.log_view import LogView
+from ouzel.inference.shared import writes_in_order
+from ouzel.serving.app import build_app
 from ouzel.serving.child import core_numbers, stay_on
-from ouzel.serving.security import check_binding
+from ouzel.serving.engine import Engine
+from ouzel.serving.home import default_state_bytes, open_home
+from ouzel.serving.reader import Reader, inherited
+from ouzel.serving.security import Access, check_binding
 from ouzel.serving.short import ShortWay
+from ouzel.serving.workers import Workers
 
 SWITCH_SECONDS = 0.0005
 """How long the log writer may hold the interpreter while an answer waits for it (5 ms is
 Python's default, and would be the slowest answer)."""
+
+MOST_WORKERS = 256
 
 DRAIN_SECONDS = 20
 """How long answers under way may take once the server is told to stop."""
@@ -43,6 +55,15 @@ class _Server(uvicorn.Server):
             self._listening()
 
 
+class _Reading(_Server):
+    """The server of a reader, which the writer stops."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
 def serve(
     home: Path,
     *,
@@ -51,15 +72,18 @@ def serve(
     port_file: Path | None = None,
     api_key: str | None = None,
     state_bytes: int | None = None,
+    workers: int = 1,
     listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a home until SIGTERM or SIGINT; returns after the last answer has left.
 
+    `workers` is how many processes answer: one writes, the others read what it keeps.
     `port` 0 takes any free port. `port_file` receives the port once requests are welcome, and
     `listening` is called then with the address.
 
     Raises:
-        ValueError: the binding needs a key, or the home cannot be served, or is served already.
+        ValueError: the binding needs a key, the home cannot be served or is served already, or this
+            machine cannot have several workers.
         OSError: the port is taken.
 
     >>> serve(Path("no-such-home"), port=0)
@@ -73,9 +97,10 @@ def serve(
     if home.is_dir():
         # Before the lock, which would be left behind in a folder that has nothing to do with us.
         BundleStore(home).current()
-    settings = Settings(host=host, api_key=api_key)
-    if state_bytes is not None:
-        settings = replace(settings, state_bytes=state_bytes)
+    check_workers(workers)
+    access = Access(host, api_key)
+    if state_bytes is None:
+        state_bytes = default_state_bytes()
 
     def tell(taken: int) -> None:
         if port_file is not None:
@@ -83,10 +108,73 @@ def serve(
         if listening is not None:
             listening(address(host, taken))
 
-    with bound(host, port) as listener, alone(home):
-        app = create_app(home, settings=settings)
+    with bound(host, port):
+        pass  # Among those who share a port, another server would not be noticed.
+    with bound(host, port, exclusive=workers == 1) as listener, alone(home):
+        engine = open_home(home, state_bytes=state_bytes, workers=workers)
+        readers = _forked(engine, access, (host, listener.getsockname()[1]))
         stay_on(set(core_numbers()[:1]))
-        run(app, listener, tell)
+        run(build_app(engine, access, readers), listener, tell)
+
+
+def check_workers(workers: int) -> None:
+    """Return if a server on this machine can have so many processes.
+
+    Raises:
+        ValueError: it cannot.
+
+    >>> check_workers(0)
+    Traceback (most recent call last):
+    ...
+    ValueError: 0 workers answer nobody: give at least 1
+    """
+    if workers < 1:
+        raise ValueError(f"{workers} workers answer nobody: give at least 1")
+    if workers > MOST_WORKERS:
+        raise ValueError(f"{workers} workers are too many: give at most {MOST_WORKERS}")
+    possible = hasattr(os, "fork") and hasattr(socket, "SO_REUSEPORT") and writes_in_order()
+    if workers > 1 and not possible:
+        raise ValueError("several workers take Linux or macOS on x86-64: give 1 here")
+
+
+def _forked(engine: Engine, access: Access, address: tuple[str, int]) -> Workers:
+    """Return the readers of an engine, each on a core of its own if there are enough."""
+    readers = Workers(engine)
+    cores = core_numbers()
+    for number in range(1, engine.parts.workers):
+        core = set(cores[number % len(cores) :][:1]) if cores else set()
+        readers.fork(partial(_read, engine, access, address, core), _run_in_loop)
+    return readers
+
+
+async def _read(
+    engine: Engine,
+    access: Access,
+    address: tuple[str, int],
+    cores: AbstractSet[int],
+    end: socket.socket,
+) -> None:
+    """Be a reader until told to stop."""
+    stay_on(cores)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    stop = asyncio.Event()
+    log = LogView(engine.log.path)
+    reader = Reader(inherited(engine), log, stop=stop)
+    await reader.start(end)
+    with bound(*address, exclusive=False) as listener:
+        server = _Reading(configured(reader.app(access)), reader.listening)
+        serving = asyncio.ensure_future(server.serve([listener]))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    reader.close()
+    log.close()
+
+
+def _run_in_loop(life: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(life)
 
 
 def run(app: ASGIApp, listener: socket.socket, listening: Callable[[int], None]) -> None:
@@ -134,8 +222,11 @@ def address(host: str, port: int) -> str:
 
 
 @contextlib.contextmanager
-def bound(host: str, port: int) -> Iterator[socket.socket]:
+def bound(host: str, port: int, *, exclusive: bool = True) -> Iterator[socket.socket]:
     """Yield a socket that is bound but does not listen yet.
+
+    Not `exclusive`: others of the same user may bind to the same port later, and connections are
+    spread over all of them.
 
     Raises:
         OSError: the port is taken, or the host is not of this machine.
@@ -147,6 +238,8 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not exclusive:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         yield listener
 

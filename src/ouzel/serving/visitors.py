@@ -8,7 +8,7 @@ agree with each other.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,15 +70,27 @@ class Visitor:
     history: History
     known: History
     seen: NDArray[np.int32]
+    changes: int | None = 0
 
 
 class Visitors:
-    """Recent users by id, bounded in bytes, the longest unseen dropped first."""
+    """Recent users by id, bounded in bytes, the longest unseen dropped first.
+
+    Where events take effect in another process, `changes` gives how many have, by user row, and a
+    history that was read before the last of them is read again.
+    """
 
     def __init__(
-        self, log: HistoryLog, tickets: Tickets, *, num_rows: int, max_bytes: int = 64 << 20
+        self,
+        log: HistoryLog,
+        tickets: Tickets,
+        *,
+        num_rows: int,
+        max_bytes: int = 64 << 20,
+        changes: Callable[[int], int | None] | None = None,
     ) -> None:
         self._log = log
+        self._changes = changes
         self._tickets = tickets
         self._num_rows = num_rows
         self._max_bytes = max_bytes
@@ -159,15 +171,18 @@ class Visitors:
 
     def _visitor(self, user: int) -> Visitor:
         self._forget_settled_loads()
+        changes = 0 if self._changes is None else self._changes(user)
         visitor = self._entries.get(user)
-        if visitor is not None:
+        if visitor is not None and visitor.changes == changes:
             self._entries.move_to_end(user)
             return visitor
+        self.drop(user)
         if self._tickets.settled < self._tickets.submitted:
             self._loaded_at[user] = self._tickets.submitted
             self._loaded_at.move_to_end(user)
         history = self._log.history(user)
-        visitor = Visitor(user, history, self._known(history), distinct_rows(history.rows))
+        seen = distinct_rows(history.rows)
+        visitor = Visitor(user, history, self._known(history), seen, changes)
         self._entries[user] = visitor
         self.bytes += _cost(history)
         while self.bytes > self._max_bytes and len(self._entries) > 1:
