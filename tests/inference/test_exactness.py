@@ -358,3 +358,23 @@ def test_long_counting_keeps_its_precision() -> None:
     cos, _ = model.rotary(positions, torch.zeros(3, dtype=torch.int64))
     torch.testing.assert_close(cos[0], cos[1], rtol=0, atol=0)
     torch.testing.assert_close(cos[0], cos[2], rtol=0, atol=0)
+
+
+def test_an_append_that_fails_leaves_no_state_behind_the_log(monkeypatch) -> None:
+    histories = {0: random_history(np.random.default_rng(9), 6)}
+    states = states_of(histories)
+    now_ms = int(histories[0].times_ms[-1]) + 2 * HOUR
+    vector(states, 0, now_ms)
+    append(histories, 0, 4, now_ms - HOUR)
+    states.observe(0, 4, now_ms - HOUR)
+
+    def failing(**_):
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as planted:
+        planted.setattr(states._graphs, "append", failing)
+        with pytest.raises(RuntimeError, match="planted"):
+            states.drain(8)
+    assert not states.contains(0)
+    expected = oracle(tiny_model(), histories[0], now_ms)
+    assert np.abs(vector(states, 0, now_ms) - expected).max() < BOUND

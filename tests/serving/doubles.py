@@ -65,6 +65,9 @@ class NextItemStates:
     def forget(self, user: int) -> None:
         self.pool.states.pop(user, None)
 
+    def drain(self, most: int) -> int:
+        return 0
+
     def contains(self, user: int) -> bool:
         return user in self.pool.states
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,7 +65,7 @@ STATE_BYTES = 205_000
 """One user's state at preset S, a little over."""
 
 SHOWN = (
-    "system", "case", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer", "p50_ms",
+    "system", "case", "workers", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer", "p50_ms",
     "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "next_answer_share", "degraded",
     "rss_mb", "server_cpu_ms_per_request",
 )  # fmt: skip
@@ -92,6 +93,9 @@ def command(
         Path | None,
         typer.Option(help="A trained home whose model is served; random weights if left out."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes of Ouzel's server, as of `ouzel serve`.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of catalogue, histories and arrivals.")] = 0,
     json: Annotated[
         str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
@@ -104,7 +108,8 @@ def command(
         raise typer.BadParameter("--rates is for the cases 10k and 100k: leave one of both out")
     every = ("10k", "100k") if given is not None else ("10k", "100k", "visible")
     for name in every if case is None else (case,):
-        rows += _case(name, quick=quick, peer=peer, model_from=model_from, seed=seed, rates=given)
+        run = Run(QUICK if quick else FULL, model_from, seed, workers, given)
+        rows += _case(name, run, peer=peer)
     result = machine.record(rows, command=" ".join(["ouzel", *sys.argv[1:]]), seed=seed)
     if json is not None:
         emit(result, json, title=f"Benchmark: {topic}")
@@ -142,28 +147,31 @@ def _rates(text: str) -> list[float]:
     return rates
 
 
-def _case(
-    name: str,
-    *,
-    quick: bool,
-    peer: bool,
-    model_from: Path | None,
-    seed: int,
-    rates: Sequence[float] | None,
-) -> Iterator[Row]:
-    effort, scale = (QUICK if quick else FULL), SCALES[VISIBLE_SCALE if name == "visible" else name]
-    if quick:
+@dataclass(frozen=True)
+class Run:
+    """How all cases of one command are measured."""
+
+    effort: Effort
+    model_from: Path | None
+    seed: int
+    workers: int
+    rates: Sequence[float] | None
+
+
+def _case(name: str, run: Run, *, peer: bool) -> Iterator[Row]:
+    scale = SCALES[VISIBLE_SCALE if name == "visible" else name]
+    if run.effort is QUICK:
         scale = Scale(scale.num_items, scale.num_live // QUICK_SHARE, scale.num_cold // QUICK_SHARE)
-    folder, work = _home(scale, model_from, seed)
+    folder, work = _home(scale, run.model_from, run.seed)
     about = {"case": name, "num_items": work.num_items, "num_users": work.num_live}
     if name == "visible":
-        yield {"system": "ouzel", **about, **_visible(folder, work, effort, seed)}
+        yield {"system": "ouzel", **about, "workers": run.workers, **_visible(folder, work, run)}
         return
-    ouzel = list(_ouzel(folder, work, effort, seed, rates))
-    if peer and rates is not None:
-        ouzel += _peer_at_rates(folder, work, effort, seed, rates)
+    ouzel = list(_ouzel(folder, work, run))
+    if peer and run.rates is not None:
+        ouzel += _peer_at_rates(folder, work, run, run.rates)
     elif peer:
-        best, tried = _peer(folder, work, effort, seed)
+        best, tried = _peer(folder, work, run)
         for row in ouzel:
             if row["p99_mark_ms"] == RATIO_MARK_MS and best["requests_per_s"]:
                 row["times_peer"] = row["requests_per_s"] / best["requests_per_s"]
@@ -197,62 +205,61 @@ def _fresh(folder: Path) -> Iterator[Path]:
         yield home
 
 
-def _serve(folder: Path, work: Workload) -> Callable[[Path], Sequence[str]]:
+def _serve(folder: Path, work: Workload, workers: int = 1) -> Callable[[Path], Sequence[str]]:
     """Return the command that serves a home with room for the states of its live users."""
     megabytes = math.ceil(1.02 * work.num_live * STATE_BYTES / 2**20)
     words = [sys.executable, "-m", "ouzel.cli", "serve", str(folder)]
-    words += ["--port", "0", "--state-megabytes", str(megabytes), "--port-file"]
+    words += ["--port", "0", "--state-megabytes", str(megabytes)]
+    words += ["--workers", str(workers), "--port-file"]
     return lambda port_file: [*words, str(port_file)]
 
 
-def _ouzel(
-    folder: Path, work: Workload, effort: Effort, seed: int, rates: Sequence[float] | None
-) -> Iterator[Row]:
+def _ouzel(folder: Path, work: Workload, run: Run) -> Iterator[Row]:
     live = work.user_ids()[: work.num_live]
     _tell("ouzel: starting, then asking once for every live user")
-    with _fresh(folder) as home, running(_serve(home, work)) as server:
+    with _fresh(folder) as home, running(_serve(home, work, run.workers)) as server:
         warm(server.port, live)
         p50_ms, p99_ms = unloaded_ms(server.port, live)
         alone = {
+            "workers": run.workers,
             "unloaded_p50_ms": p50_ms,
             "unloaded_p99_ms": p99_ms,
             "index_recall@10": gauge(server.port, "ouzel_now", "index_recall"),
         }
-        spec = load_spec(server, work, rate=START_RATE, seed=seed)
-        if rates is not None:
-            for row in rate_rows(spec, rates, effort, told=_tell_run):
+        spec = load_spec(server, work, rate=START_RATE, seed=run.seed)
+        if run.rates is not None:
+            for row in rate_rows(spec, run.rates, run.effort, told=_tell_run):
                 yield {**row, **alone}
             return
         for mark_ms in MARKS_MS:
             _tell(f"ouzel: searching the rate held with p99 <= {mark_ms:g} ms")
-            row = sustained_row(spec, effort, p99_ms=mark_ms, told=_tell_run)
+            row = sustained_row(spec, run.effort, p99_ms=mark_ms, told=_tell_run)
             yield {**row, **alone}
 
 
-def _visible(folder: Path, work: Workload, effort: Effort, seed: int) -> dict[str, Any]:
+def _visible(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
     _tell(f"ouzel: clicking and asking, beside a load of {VISIBLE_RATE:g} requests per second")
-    with _fresh(folder) as home, running(_serve(home, work)) as server:
+    with _fresh(folder) as home, running(_serve(home, work, run.workers)) as server:
         warm(server.port, work.user_ids()[: work.num_live])
-        return visible_row(load_spec(server, work, rate=VISIBLE_RATE, seed=seed), effort)
+        spec = load_spec(server, work, rate=VISIBLE_RATE, seed=run.seed)
+        return visible_row(spec, run.effort)
 
 
-def _peer_at_rates(
-    folder: Path, work: Workload, effort: Effort, seed: int, rates: Sequence[float]
-) -> Iterator[Row]:
+def _peer_at_rates(folder: Path, work: Workload, run: Run, rates: Sequence[float]) -> Iterator[Row]:
     """Yield a row for each tuning and rate, up to the first rate that it does not keep up with."""
     peer = Peer("fastapi_torch")
     for tuning in TUNINGS:
         _tell(f"peer ({tuning}): measuring at given rates")
         with running(partial(peer.command, folder, tuning=tuning)) as server:
             warm(server.port, work.user_ids()[:64])
-            spec = load_spec(server, work, rate=START_RATE / 4, seed=seed)
-            for row in rate_rows(spec, rates, effort, told=_tell_run):
+            spec = load_spec(server, work, rate=START_RATE / 4, seed=run.seed)
+            for row in rate_rows(spec, rates, run.effort, told=_tell_run):
                 yield {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
                 if row["requests_per_s"] < KEEPING_UP * row["rate"]:
                     break
 
 
-def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row, list[Row]]:
+def _peer(folder: Path, work: Workload, run: Run) -> tuple[Row, list[Row]]:
     """Return the peer's row at its best tuning, and a row for each that was tried.
 
     Those that short runs cannot tell from the best are all measured in full.
@@ -263,15 +270,15 @@ def _peer(folder: Path, work: Workload, effort: Effort, seed: int) -> tuple[Row,
         _tell(f"peer ({tuning}): searching the rate held with p99 <= {RATIO_MARK_MS:g} ms")
         with running(partial(peer.command, folder, tuning=tuning)) as server:
             warm(server.port, work.user_ids()[:64])
-            spec = load_spec(server, work, rate=START_RATE / 4, seed=seed)
+            spec = load_spec(server, work, rate=START_RATE / 4, seed=run.seed)
             row = sustained_row(spec, spent, p99_ms=RATIO_MARK_MS, told=_tell_run)
         return {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
 
-    tuning_effort = QUICK if effort is QUICK else TUNING
+    tuning_effort = QUICK if run.effort is QUICK else TUNING
     tried = [measure(tuning, tuning_effort) for tuning in TUNINGS]
     rates = [row["requests_per_s"] for row in tried]
     places = _likely_best(rates, tuning_effort.precision)
-    finals = [measure(TUNINGS[place], effort) for place in places]
+    finals = [measure(TUNINGS[place], run.effort) for place in places]
     best = max(finals, key=lambda row: row["requests_per_s"])
     others = [row for row in finals if row is not best]
     for row in tried + others:

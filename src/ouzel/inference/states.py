@@ -224,6 +224,15 @@ class UserStates:
     def _apply_pending(self, users: list[int]) -> None:
         """Append what was noted for `users`, the r-th event of all of them in one call."""
         waiting = [(user, self._pending.pop(user)) for user in users if user in self._pending]
+        try:
+            self._append(waiting)
+        except BaseException:
+            # Nobody knows how far they are: they are made anew from the log.
+            for user, _ in waiting:
+                self.forget(user)
+            raise
+
+    def _append(self, waiting: list[tuple[int, list[tuple[int, int]]]]) -> None:
         round_number = 0
         while waiting:
             slots = np.array([self.pool.slot(user) for user, _ in waiting], np.int64)

@@ -80,7 +80,8 @@ def parse(text: str) -> Condition:
             warnings.simplefilter("ignore")  # on strange but valid Python
             tree = ast.parse(text.strip(), mode="eval")
         condition = _condition(tree.body)
-    except (SyntaxError, UnicodeEncodeError, MemoryError, RecursionError):
+    except (SyntaxError, UnicodeEncodeError, MemoryError, RecursionError, SystemError):
+        # The last is what CPython 3.11 makes of some nesting that is too deep.
         raise ValueError(f"the filter {text[:80]!r} cannot be read: {EXAMPLE}") from None
     compared = combine(condition, lambda one: 1, lambda count: count, operator.add)
     if compared > MOST_COMPARISONS:

@@ -217,7 +217,12 @@ class Engine:
     def _drain(self) -> None:
         """Append noted events to states in quiet moments; who asks sooner does not wait for it."""
         self._draining = None
-        if self._states.drain(DRAIN_USERS):
+        try:
+            left = self._states.drain(DRAIN_USERS)
+        except Exception:
+            logger.exception("states could not be brought up to date: they are made anew")
+            left = 1
+        if left:
             loop = asyncio.get_running_loop()
             self._draining = loop.call_later(DRAIN_SECONDS, self._drain)
 
