@@ -65,9 +65,9 @@ STATE_BYTES = 205_000
 """One user's state at preset S, a little over."""
 
 SHOWN = (
-    "system", "case", "workers", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer", "p50_ms",
-    "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "next_answer_share", "degraded",
-    "rss_mb", "server_cpu_ms_per_request",
+    "system", "case", "workers", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer",
+    "p50_ms", "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "next_answer_share",
+    "degraded", "rss_mb", "server_cpu_ms_per_request",
 )  # fmt: skip
 """The columns that people compare; the JSON has them all."""
 
