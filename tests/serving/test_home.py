@@ -135,7 +135,7 @@ def test_answers_do_not_wait_for_an_audit(engine, monkeypatch):
 
     async def scenario():
         engine.answers.rank([request], [Timing()])
-        monkeypatch.setattr(graphs, "encode", lambda padded: let.wait(10) and encode(padded))
+        monkeypatch.setattr(graphs, "encode", lambda *padded: let.wait(10) and encode(*padded))
         audit = asyncio.create_task(engine.audit_one())
         await asyncio.sleep(0)
         answer = await engine.answers.answer(request, Timing())

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
-from ouzel.inference.audit import Audit
+from ouzel.inference.audit import AUDIT_TOLERANCE, Audit
 from ouzel.inference.encoding import (
     ENCODE_BATCH,
     HistoryEncoder,
@@ -32,9 +32,6 @@ from ouzel.inference.encoding import (
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool
 from ouzel.inference.rebuild import later_events
-
-AUDIT_TOLERANCE = 1e-3
-"""A state this far from its re-encode is wrong; rounding stays two orders of magnitude below."""
 
 
 @dataclass
@@ -54,7 +51,8 @@ class StateStats:
 class UserStates:
     """The states of one Bundle's users, kept within `max_bytes`.
 
-    `load_history` reads a user's whole history from the log, in (timestamp, log offset) order.
+    `load_history` reads a user's whole history from the log, in (timestamp, log offset) order. A
+    state that an audit finds further than `tolerance` from its re-encode is wrong.
     """
 
     def __init__(
@@ -64,12 +62,14 @@ class UserStates:
         max_bytes: int,
         load_history: Callable[[int], History],
         version: str,
+        tolerance: float = AUDIT_TOLERANCE,
     ) -> None:
         self.version = version
         self.stats = StateStats()
         self.pool = StatePool(graphs.shape, max_bytes=max_bytes)
         self._encoder = HistoryEncoder(graphs, batch_size=1)
         self._graphs = graphs
+        self._tolerance = tolerance
         self._load_history = load_history
         self._pending: dict[int, list[tuple[int, int]]] = {}
 
@@ -172,7 +172,7 @@ class UserStates:
         than rounding, is dropped and counted in `audit_failures`.
         """
         self.stats.audits += 1
-        if error > AUDIT_TOLERANCE:
+        if not error <= self._tolerance:
             self.stats.audit_failures += 1
             self.forget(user)
         if np.isfinite(error):

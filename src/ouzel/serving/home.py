@@ -8,6 +8,7 @@ from pathlib import Path
 from ouzel.bundle.bundle import Bundle, load_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
+from ouzel.inference.audit import audit_tolerance
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
@@ -61,6 +62,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         max_bytes=state_bytes,
         load_history=visitors.history,
         version=bundle.version,
+        tolerance=audit_tolerance(bundle.manifest),
     )
     pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log)))
     return Parts(
