@@ -46,6 +46,7 @@ class StateStats:
     audits: int = 0
     audit_failures: int = 0
     audit_max_error: float = 0.0
+    prefetches: int = 0
 
 
 class UserStates:
