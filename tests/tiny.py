@@ -12,6 +12,7 @@ from ouzel.compression.export import export_graphs
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.models.layers.precision import Precision
 from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
 
 NUM_ROWS = 40
@@ -31,14 +32,14 @@ def tiny_model(*, timed: bool = True, num_layers: int = 2) -> ESASRec:
 
 
 @cache
-def tiny_files(*, timed: bool = True) -> dict[str, bytes]:
-    return export_graphs(tiny_model(timed=timed))
+def tiny_files(*, timed: bool = True, precision: Precision = "fp32") -> dict[str, bytes]:
+    return export_graphs(tiny_model(timed=timed), precision)
 
 
 @cache
-def tiny_graphs(*, timed: bool = True) -> Graphs:
+def tiny_graphs(*, timed: bool = True, precision: Precision = "fp32") -> Graphs:
     table = tiny_model(timed=timed).items.weight.detach().numpy().copy()
-    return Graphs(tiny_files(timed=timed), table)
+    return Graphs(tiny_files(timed=timed, precision=precision), table)
 
 
 def random_history(rng: np.random.Generator, length: int) -> History:
@@ -46,10 +47,16 @@ def random_history(rng: np.random.Generator, length: int) -> History:
     return History(rng.integers(1, NUM_ROWS, length).astype(np.int32), times.astype(np.int64))
 
 
-def oracle(model: ESASRec, history: History, now_ms: int) -> NDArray[np.float64]:
-    """Return the user vector of the whole history in float64, from scratch."""
+def oracle(
+    model: ESASRec, history: History, now_ms: int, precision: Precision = "fp32"
+) -> NDArray[np.float64]:
+    """Return the user vector of the whole history in float64, from scratch.
+
+    Keys and values are rounded as states in `precision` round them.
+    """
     exact = ESASRec(model.config, NUM_ROWS).double().eval()
     exact.load_state_dict(model.state_dict())
+    exact.precision = precision
     padded = pad_histories([history])
     requests = padded.times_BL.copy()
     requests[0, -1] = now_ms

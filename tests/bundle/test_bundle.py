@@ -13,7 +13,7 @@ import pytest
 import ouzel.bundle.bundle as bundle_module
 from ouzel.bundle import files
 from ouzel.bundle.bundle import Bundle, load_bundle, write_bundle
-from ouzel.bundle.manifest import digest_of
+from ouzel.bundle.manifest import FOLDER_DIGITS, FORMAT_VERSION, digest_of
 from tests.bundle.sample import FIELDS, GRAPHS, TENSORS
 
 FILES = ["manifest.json", "items.safetensors", "encode.onnx", "append.onnx"]
@@ -111,9 +111,9 @@ def test_a_link_is_refused_even_to_the_same_bytes(
 def test_a_newer_format_is_refused_before_anything_else(make_bundle: Make) -> None:
     path = make_bundle().path
     fields = msgspec.json.decode((path / "manifest.json").read_bytes())
-    fields |= {"format_version": 2, "a_field_of_the_future": True}
+    fields |= {"format_version": FORMAT_VERSION + 1, "a_field_of_the_future": True}
     (path / "manifest.json").write_bytes(msgspec.json.encode(fields))
-    with pytest.raises(ValueError, match="format version 2, this library reads up to 1: upgrade"):
+    with pytest.raises(ValueError, match=r"this library reads up to \d: upgrade"):
         load_bundle(path)
 
 
@@ -223,3 +223,13 @@ def test_a_killed_writer_leaves_only_an_unfinished_folder(
         make_bundle()
     assert [path.name[:9] for path in (tmp_path / "bundles").iterdir()] == [".writing-"]
     load_bundle(make_bundle().path)
+
+
+def test_a_bundle_of_the_first_format_is_read(make_bundle: Make) -> None:
+    path = make_bundle().path
+    fields = msgspec.json.decode((path / "manifest.json").read_bytes())
+    del fields["states"]
+    text = msgspec.json.encode(fields | {"format_version": 1})
+    (path / "manifest.json").write_bytes(text)
+    older = load_bundle(path.rename(path.with_name(digest_of(text)[:FOLDER_DIGITS])))
+    assert older.manifest.states is None

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from ouzel.compression.export import graph_signatures
 from ouzel.compression.parity import PARITY_BOUND, measure_parity
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.models.layers.precision import Precision
 from tests.tiny import NUM_ROWS, random_history, tiny_files, tiny_graphs, tiny_model
 
 HISTORIES = [random_history(np.random.default_rng(n), n) for n in (1, 2, 7, 8, 9, 16, 40, 70)]
@@ -27,10 +28,25 @@ def test_the_item_graph_gives_the_models_item_vectors() -> None:
     np.testing.assert_allclose(tiny_graphs().item(np.arange(NUM_ROWS)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_graphs_round_as_the_model_does(precision: Precision) -> None:
+    model = tiny_model()
+    model.precision = precision
+    bounds = measure_parity(model, tiny_graphs(precision=precision), HISTORIES)
+    assert max(bounds.values()) < {"fp16": 5e-3, "int8": 5e-2}[precision]
+    assert model.precision == precision
+
+
+def test_graphs_that_round_are_not_those_of_a_model_that_does_not() -> None:
+    with pytest.raises(ValueError, match="off by"):
+        measure_parity(tiny_model(), tiny_graphs(precision="int8"), HISTORIES)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("graph", ["encode", "append", "query"])
-def test_a_graph_with_one_changed_weight_is_refused(graph: str) -> None:
+def test_a_graph_with_one_changed_weight_is_refused(graph: str, precision: Precision) -> None:
     """The planted fault: one tensor of one graph a little off."""
-    files = dict(tiny_files())
+    files = dict(tiny_files(precision=precision))
     model = onnx.load_model_from_string(files[graph])
     largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
     largest.CopyFrom(
@@ -38,8 +54,10 @@ def test_a_graph_with_one_changed_weight_is_refused(graph: str) -> None:
     )
     files[graph] = model.SerializeToString()
     broken = Graphs(files, tiny_graphs().table_ND)
+    whole = tiny_model()
+    whole.precision = precision
     with pytest.raises(ValueError, match="off by"):
-        measure_parity(tiny_model(), broken, HISTORIES)
+        measure_parity(whole, broken, HISTORIES)
 
 
 def test_signatures_are_those_of_the_design() -> None:
@@ -49,6 +67,7 @@ def test_signatures_are_those_of_the_design() -> None:
         "rows": ["B", "L"],
         "times": ["B", "L"],
         "length": ["B"],
+        "start": ["B"],
         "table": ["N", 16],
     }
     cache = {"keys": ["S", 2, 8, 8], "values": ["S", 2, 8, 8]}

@@ -13,6 +13,7 @@ from ouzel.bundle.bundle import write_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
+from ouzel.models.layers.precision import Precision
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 from ouzel.serving.engine import Engine
@@ -21,17 +22,20 @@ from tests.tiny import NUM_ROWS, START_MS, tiny_files, tiny_graphs
 HOUR_MS = 3_600_000
 
 
-def write_home(home: Path, *, num_users: int = 6) -> None:
-    """Make the home: users u0, u1, ... each with a history of a dozen items."""
+def write_home(home: Path, *, num_users: int = 6, precision: Precision = "fp32") -> None:
+    """Make the home: users u0, u1, ... each with a history of a dozen items.
+
+    States are in `precision`.
+    """
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     with EventLog.open(home / "events.db") as log:
         log.append(_items() + _interactions(rng, num_users))
         interactions = log.interactions()
-        graphs = tiny_graphs()
+        graphs = tiny_graphs(precision=precision)
         bundle = write_bundle(
             home / "bundles",
-            manifest_fields=_fields(log.catalog.digest(NUM_ROWS)),
+            manifest_fields=_fields(log.catalog.digest(NUM_ROWS), precision),
             tensors={
                 "inputs": {"table": graphs.table_ND},
                 "items": {"vectors": graphs.item(np.arange(NUM_ROWS))},
@@ -41,7 +45,7 @@ def write_home(home: Path, *, num_users: int = 6) -> None:
                 },
                 "vmis": VMISkNN.fit(interactions).to_tensors(),
             },
-            graphs=tiny_files(),
+            graphs=tiny_files(precision=precision),
         )
     BundleStore(home).promote(bundle.digest)
 
@@ -86,7 +90,9 @@ def _interactions(rng: np.random.Generator, num_users: int) -> list[Interaction]
     ]
 
 
-def _fields(catalogue_digest: str) -> dict[str, object]:
+def _fields(catalogue_digest: str, precision: Precision) -> dict[str, object]:
+    measured = {"precision": precision, "state_bytes": 0, "overlap_at_10": 1.0, "ndcg_at_10": 0.0}
+    measured["vector_error"] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 5e-2}[precision]
     return {
         "model": "tiny",
         "config": {},
@@ -100,4 +106,5 @@ def _fields(catalogue_digest: str) -> dict[str, object]:
         "versions": {},
         "seed": 1,
         "parent": None,
+        "states": {"chosen": precision, "measured": [measured]},
     }

@@ -133,13 +133,38 @@ def test_the_audit_finds_a_planted_corruption(client, engine, caplog):
     assert 'ouzel_states_total{of="audit_failures"} 1.0' in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_running_server_finds_a_planted_corruption_by_itself(
+    tmp_path, monkeypatch, caplog, precision
+):
+    write_home(tmp_path / "home", precision=precision)
+    monkeypatch.setattr("ouzel.serving.engine.AUDIT_SECONDS", 0.01)
+    engine = open_home(tmp_path / "home", state_bytes=STATE_BYTES)
+    with running(build_app(engine, Access("127.0.0.1", None))) as client:
+
+        def told(name):
+            lines = client.get("/metrics").text.splitlines()
+            return float(next(line for line in lines if line.startswith(name)).split()[-1])
+
+        before = client.get("/v1/recommend?user_id=u3").json()["items"]
+        assert told("ouzel_state_audit_max_error") < 1e-3
+        states, user = engine._states, engine.log.user_row(user_id="u3")
+        values = states.pool.cache[-1 if precision == "fp32" else -2]
+        values[states.pool.slot(user)] += 5
+        while not told('ouzel_states_total{of="audit_failures"}'):
+            pass
+        assert told("ouzel_state_audit_max_error") > states._tolerance
+        assert "off by" in caplog.text
+        assert client.get("/v1/recommend?user_id=u3").json()["items"] == before
+
+
 def test_answers_do_not_wait_for_an_audit(engine, monkeypatch):
     graphs, request = engine._states._graphs, RecommendRequest(user_id="u3")
     encode, let = graphs.encode, threading.Event()
 
     async def scenario():
         engine.answers.rank([request], [Timing()])
-        monkeypatch.setattr(graphs, "encode", lambda padded: let.wait(10) and encode(padded))
+        monkeypatch.setattr(graphs, "encode", lambda *padded: let.wait(10) and encode(*padded))
         audit = asyncio.create_task(engine.audit_one())
         await asyncio.sleep(0)
         answer = await engine.answers.answer(request, Timing())

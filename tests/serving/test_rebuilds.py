@@ -105,6 +105,50 @@ def test_a_click_on_the_way_to_a_new_state_is_in_it(engine):
     in_service(engine, work)
 
 
+def test_the_first_event_of_a_session_brings_the_state_in(engine):
+    """The next answer finds it: nothing is encoded any more when it is asked for."""
+
+    async def work():
+        user = engine.log.user_row(user_id="u1")
+        engine._states.forget(user)
+        click = Interaction(
+            event_id="c", timestamp_ms=NOW_MS, item_id="i9", event="click", user_id="u1"
+        )
+        await engine.writer.append([click])
+        while engine._rebuilds._made:
+            await asyncio.sleep(0.001)
+        assert engine._states.contains(user)
+        assert engine._states.stats.prefetches == 1
+        hits = engine._states.stats.hits
+        engine._encoder.call = None  # whoever calls it now fails
+        answer = await engine.answers.answer(RecommendRequest(user_id="u1", n=5), Timing())
+        assert answer.degraded is None and 9 not in answer.found.rows_K.tolist()
+        assert engine._states.stats.hits == hits + 1
+        assert engine._states.audit(user) < BOUND
+
+    in_service(engine, work)
+
+
+def test_prefetching_gives_way_to_those_who_ask():
+    histories = {user: random_history(np.random.default_rng(user), 5) for user in range(9)}
+    states = states_of(histories, slots=9)
+    bench = Workbench(tiny_graphs())
+
+    async def work():
+        child.start()
+        rebuilds = Rebuilds(states, Encoder(child, bench))
+        for user in (0, 0, 1, 2, 3, 4, 5, -1):
+            rebuilds.prefetch(user)
+        assert list(rebuilds._made) == [0, 1, 2, 3]
+        await rebuilds.wait_for(8, seconds=60)
+        rebuilds.prefetch(8)  # is held
+        assert states.contains(8) and states.stats.prefetches == 4
+
+    child = Child(bench.work, name="test")
+    asyncio.run(work())
+    child.close()
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["newer", "older"])
 def test_events_between_the_ends_of_a_rebuild_count(late):
     histories = {0: random_history(np.random.default_rng(5), 12)}

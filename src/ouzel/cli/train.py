@@ -42,6 +42,9 @@ def command(
         float | None, typer.Option(help="Train for at most this long; default: until it is best.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    state_precision: Annotated[
+        str, typer.Option(help="How user states are kept: auto, fp32, fp16 or int8.")
+    ] = "auto",
     map_: Annotated[
         list[str] | None,
         typer.Option("--map", help="A column by another name, such as user_id=userID."),
@@ -69,6 +72,7 @@ def command(
         k_core=k_core,
         minutes=minutes,
         seed=seed,
+        state_precision=state_precision,
     )
     columns = column_map(map_ or [])
     trained = _train(data, out, options, columns=columns, strict=strict)

@@ -3,7 +3,8 @@
 The signatures are those of the design, in the shapes that were measured to be fast: each layer's
 cache is an input of its own, keys are stored transposed, users are gathered inside the graph from
 the whole pool, and only the new row comes out. The item tables are inputs too, so that all graphs
-share one copy of them.
+share one copy of them. States in int8 have two arrays more for each layer, the scales of keys and
+of values (S, H, W), and `encode` and `append` give such rows.
 
 Shape legend: B = batch, L = length, D = dim, H = heads, E = D / H, W = window, S = state slots,
 N = catalogue rows, K = candidates.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ouzel.bundle.manifest import GraphSignature
+from ouzel.models.layers.precision import Precision
 from ouzel.models.protocols import SequenceEncoder
 
 OPSET = 20
@@ -39,10 +41,13 @@ class _Graph(nn.Module):
         return self.method(*inputs)
 
 
-def export_graphs(model: SequenceEncoder) -> dict[str, bytes]:
+def export_graphs(model: SequenceEncoder, precision: Precision = "fp32") -> dict[str, bytes]:
     """Return the graphs `encode`, `append`, `query`, `score`, `item` of `model` as ONNX files.
 
-    encode(rows_BL, times_BL, length_B, table_ND) -> key_i, value_i (B, L, H, E) ..., last (B, D)
+    Their states keep keys and values in `precision`, and `model` rounds so from now on.
+
+    encode(rows_BL, times_BL, length_B, start_B, table_ND)
+        -> key_i, value_i (B, L, H, E) ..., last (B, D)
     append(row_B, time_B, length_B, slot_B, table_ND, keys_i (S, H, E, W), values_i (S, H, W, E)...)
         -> key_i, value_i (B, H, E) ..., last (B, D)
     query(now_B, length_B, slot_B, last_SD, last_time_S, keys, values of the last layer)
@@ -60,6 +65,7 @@ def export_graphs(model: SequenceEncoder) -> dict[str, bytes]:
     ['key_0', 'value_0', 'last']
     """
     model.eval()
+    model.precision = precision
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     return {
         "encode": _export_encode(model),
@@ -70,30 +76,54 @@ def export_graphs(model: SequenceEncoder) -> dict[str, bytes]:
     }
 
 
-def cache_names(num_layers: int) -> list[str]:
+def cache_names(num_layers: int, precision: Precision = "fp32") -> list[str]:
     """Return the names of the cache inputs of `append`, in order.
 
     >>> cache_names(2)
     ['keys_0', 'values_0', 'keys_1', 'values_1']
     """
-    return [f"{kind}_{layer}" for layer in range(num_layers) for kind in ("keys", "values")]
+    kinds = _kinds(precision, "keys", "key_scales", "values", "value_scales")
+    return [f"{kind}_{layer}" for layer in range(num_layers) for kind in kinds]
 
 
-def row_names(num_layers: int) -> list[str]:
+def row_names(num_layers: int, precision: Precision = "fp32") -> list[str]:
     """Return the names of the outputs of `encode` and `append`, in order.
 
-    >>> row_names(1)
-    ['key_0', 'value_0', 'last']
+    >>> row_names(1), row_names(1, "int8")
+    (['key_0', 'value_0', 'last'], ['key_0', 'key_scale_0', 'value_0', 'value_scale_0', 'last'])
     """
-    rows = [f"{kind}_{layer}" for layer in range(num_layers) for kind in ("key", "value")]
-    return [*rows, "last"]
+    kinds = _kinds(precision, "key", "key_scale", "value", "value_scale")
+    return [*(f"{kind}_{layer}" for layer in range(num_layers) for kind in kinds), "last"]
+
+
+def _kinds(precision: Precision, *names: str) -> tuple[str, ...]:
+    """Return those of (keys, their scales, values, their scales) that a cache has."""
+    return names if precision == "int8" else names[::2]
 
 
 def _cache(model: SequenceEncoder, slots: int) -> list[Tensor]:
+    """Return the arrays of one layer's cache."""
     config = model.config
     heads, size = config.num_heads, config.dim // config.num_heads
-    keys, values = (slots, heads, size, config.window), (slots, heads, config.window, size)
-    return [torch.zeros(shape) for _ in range(config.num_layers) for shape in (keys, values)]
+    shapes = {"keys": (slots, heads, size, config.window), "scales": (slots, heads, config.window)}
+    shapes["values"] = (slots, heads, config.window, size)
+    types = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
+    scales = torch.zeros(shapes["scales"])
+    arrays = []
+    for kind in ("keys", "values"):
+        arrays.append(torch.zeros(shapes[kind], dtype=types[model.precision]))
+        if model.precision == "int8":
+            arrays.append(scales)
+    return arrays
+
+
+def _last_layer(model: SequenceEncoder, slots: Any) -> dict[str, tuple[Tensor, dict[int, Any]]]:
+    """Return the inputs of a graph that reads the last layer's cache."""
+    names = _kinds(model.precision, "keys", "key_scales", "values", "value_scales")
+    return {
+        name: (tensor, {0: slots})
+        for name, tensor in zip(names, _cache(model, slots=5), strict=True)
+    }
 
 
 def _export_encode(model: SequenceEncoder) -> bytes:
@@ -103,9 +133,14 @@ def _export_encode(model: SequenceEncoder) -> bytes:
         "rows": (sample, {0: batch, 1: length}),
         "times": (sample, {0: batch, 1: length}),
         "length": (torch.tensor([3, 2]), {0: batch}),
+        "start": (torch.tensor([0, 1]), {0: batch}),
         "table": (torch.zeros(4, model.config.dim), {0: rows}),
     }
-    return _export(model, model.encode, inputs, row_names(model.config.num_layers))
+    return _export(model, model.encode, inputs, _rows(model))
+
+
+def _rows(model: SequenceEncoder) -> list[str]:
+    return row_names(model.config.num_layers, model.precision)
 
 
 def _export_append(model: SequenceEncoder) -> bytes:
@@ -113,36 +148,33 @@ def _export_append(model: SequenceEncoder) -> bytes:
     each = torch.ones(2, dtype=torch.int64)
     inputs = {name: (each, {0: batch}) for name in ("row", "time", "length", "slot")}
     inputs["table"] = (torch.zeros(4, model.config.dim), {0: rows})
-    names = cache_names(model.config.num_layers)
-    for name, tensor in zip(names, _cache(model, slots=5), strict=True):
+    num_layers = model.config.num_layers
+    names = cache_names(num_layers, model.precision)
+    for name, tensor in zip(names, num_layers * _cache(model, slots=5), strict=True):
         inputs[name] = (tensor, {0: slots})
-    return _export(model, model.append, inputs, row_names(model.config.num_layers))
+    return _export(model, model.append, inputs, _rows(model))
 
 
 def _export_query(model: SequenceEncoder) -> bytes:
     batch, slots = Dim("B"), Dim("S")
     each = torch.ones(2, dtype=torch.int64)
-    keys, values = _cache(model, slots=5)[-2:]
     inputs = {name: (each, {0: batch}) for name in ("now", "length", "slot")}
     inputs["last"] = (torch.zeros(5, model.config.dim), {0: slots})
     inputs["last_time"] = (torch.zeros(5, dtype=torch.int64), {0: slots})
-    inputs["keys"] = (keys, {0: slots})
-    inputs["values"] = (values, {0: slots})
+    inputs |= _last_layer(model, slots)
     return _export(model, model.query, inputs, ["vector"])
 
 
 def _export_score(model: SequenceEncoder) -> bytes:
     batch, slots, rows, candidates = Dim("B"), Dim("S"), Dim("N"), Dim("K")
     each = torch.ones(2, dtype=torch.int64)
-    keys, values = _cache(model, slots=5)[-2:]
     inputs = {
         "query": (torch.zeros(2, model.config.dim), {0: batch}),
         "length": (each, {0: batch}),
         "slot": (each, {0: batch}),
         "candidates": (torch.ones(2, 3, dtype=torch.int64), {0: batch, 1: candidates}),
         "vectors": (torch.zeros(4, model.config.dim), {0: rows}),
-        "keys": (keys, {0: slots}),
-        "values": (values, {0: slots}),
+        **_last_layer(model, slots),
     }
     return _export(model, model.score, inputs, ["logits"])
 

@@ -28,16 +28,19 @@ def encode_into(
     >>> from ouzel.inference.onnxruntime import StateShape
     >>> pool = StatePool(StateShape(1, 1, 2, 4), max_bytes=1000)
     >>> ring, last = np.zeros((1, 2, 1, 2), np.float32), np.ones((1, 2), np.float32)
-    >>> graphs = SimpleNamespace(encode=lambda histories: [ring, ring, last])
+    >>> graphs = SimpleNamespace(encode=lambda *_: [ring, ring, last], counts_from_start=True)
     >>> history = History(np.array([3, 4], np.int32), np.array([10, 20], np.int64))
     >>> encode_into(graphs, pool, [0], [history])
     >>> int(pool.length_S[0]), int(pool.last_time_S[0])
     (2, 20)
     """
     field = pool.shape.receptive_field
-    encoded = graphs.encode(pad_histories([history.last(field) for history in histories]))
+    counted = graphs.counts_from_start
+    starts = [max(0, len(history) - field) if counted else 0 for history in histories]
+    read = pad_histories([history.last(field) for history in histories])
+    encoded = graphs.encode(read, np.array(starts, np.int64))
     for index, (slot, history) in enumerate(zip(slots, histories, strict=True)):
-        pool.write(slot, encoded, index, history)
+        pool.write(slot, encoded, index, history, start=starts[index])
 
 
 def ask(
@@ -58,8 +61,7 @@ def ask(
         slot_B=slots_B,
         last_SD=pool.last_SD,
         last_time_S=pool.last_time_S,
-        keys=pool.cache[-2],
-        values=pool.cache[-1],
+        cache=pool.cache,
     )
 
 

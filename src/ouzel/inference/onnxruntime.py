@@ -6,7 +6,7 @@ N = catalogue rows with the padding row 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,30 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
+from ouzel.bundle.manifest import Precision
 from ouzel.features.batches import PaddedHistories
 
 Array = NDArray[Any]
 
+_PRECISIONS: dict[str, Precision] = {
+    "tensor(float)": "fp32",
+    "tensor(float16)": "fp16",
+    "tensor(int8)": "int8",
+}
+
 
 @dataclass(frozen=True)
 class StateShape:
-    """The sizes of one user's state: a ring of `window` keys and values in each layer."""
+    """The sizes of one user's state: a ring of `window` keys and values in each layer.
+
+    `precision` is that of keys and values; int8 has a scale for each head of each row.
+    """
 
     num_layers: int
     num_heads: int
     head_size: int
     window: int
+    precision: Precision = "fp32"
 
     @property
     def dim(self) -> int:
@@ -61,6 +72,10 @@ class Graphs:
         }
         self.table_ND = np.ascontiguousarray(table_ND, np.float32)
         self.shape = self._state_shape()
+        self._cache_names = self._names("append", 5)
+        self._last_layer_names = self._names("query", 5)
+        self.counts_from_start = "start" in self._names("encode", 0)
+        """Whether positions count from the first event; in older Bundles, from what is encoded."""
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 1) -> Graphs:
@@ -74,14 +89,20 @@ class Graphs:
         """Return N: rows at or above it are items this Bundle does not know."""
         return len(self.table_ND)
 
-    def encode(self, histories: PaddedHistories) -> list[Array]:
-        """Return per layer keys and values (B, L, H, E) of each event, then `last` (B, D)."""
+    def encode(self, histories: PaddedHistories, start_B: NDArray[np.int64]) -> list[Array]:
+        """Return per layer keys and values (B, L, H, E) of each event, then `last` (B, D).
+
+        `start_B` events came before those given. In int8 each of keys and values is followed by its
+        scales (B, L, H).
+        """
         feeds: dict[str, Array] = {
             "rows": histories.rows_BL,
             "times": histories.times_BL,
             "length": histories.length_B,
             "table": self.table_ND,
         }
+        if self.counts_from_start:
+            feeds["start"] = start_B
         return self._run("encode", feeds)
 
     def append(
@@ -89,7 +110,8 @@ class Graphs:
     ) -> list[Array]:
         """Return per layer the new key and value (B, H, E), then `last` (B, D).
 
-        `length_B` counts the events before; `cache` holds each layer's rings for all slots.
+        `length_B` counts the events before; `cache` holds each layer's rings for all slots. In
+        int8 each of both is followed by its scales (B, H).
         """
         feeds: dict[str, Array] = {
             "row": row_B,
@@ -98,9 +120,7 @@ class Graphs:
             "slot": slot_B,
             "table": self.table_ND,
         }
-        for layer in range(self.shape.num_layers):
-            feeds[f"keys_{layer}"] = cache[2 * layer]
-            feeds[f"values_{layer}"] = cache[2 * layer + 1]
+        feeds.update(zip(self._cache_names, cache, strict=True))
         return self._run("append", feeds)
 
     def query(
@@ -111,19 +131,20 @@ class Graphs:
         slot_B: Array,
         last_SD: Array,
         last_time_S: Array,
-        keys: Array,
-        values: Array,
+        cache: Sequence[Array],
     ) -> NDArray[np.float32]:
-        """Return the user vectors (B, D) at request times `now_B` in ms."""
+        """Return the user vectors (B, D) at request times `now_B` in ms.
+
+        Of `cache`, each layer's rings for all slots, the last layer's are read.
+        """
         feeds: dict[str, Array] = {
             "now": now_B,
             "length": length_B,
             "slot": slot_B,
             "last": last_SD,
             "last_time": last_time_S,
-            "keys": keys,
-            "values": values,
         }
+        feeds.update(self._last_layer(cache))
         return np.asarray(self._run("query", feeds)[0], np.float32)
 
     def score(
@@ -143,9 +164,8 @@ class Graphs:
             "slot": slot_B,
             "candidates": candidates_BK,
             "vectors": vectors_ND,
-            "keys": cache[-2],
-            "values": cache[-1],
         }
+        feeds.update(self._last_layer(cache))
         return np.asarray(self._run("score", feeds)[0], np.float32)
 
     def item(self, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -156,8 +176,16 @@ class Graphs:
         outputs: list[Array] = self._sessions[name].run(None, feeds)
         return outputs
 
+    def _last_layer(self, cache: Sequence[Array]) -> Iterable[tuple[str, Array]]:
+        names = self._last_layer_names
+        return zip(names, cache[-len(names) :], strict=True)
+
+    def _names(self, graph: str, first: int) -> tuple[str, ...]:
+        """Return the names of a graph's inputs from the place `first` on: those of the cache."""
+        return tuple(node.name for node in self._sessions[graph].get_inputs()[first:])
+
     def _state_shape(self) -> StateShape:
-        shapes = {node.name: node.shape for node in self._sessions["append"].get_inputs()}
-        num_layers = sum(name.startswith("keys_") for name in shapes)
-        _, heads, size, window = shapes["keys_0"]
-        return StateShape(num_layers, heads, size, window)
+        inputs = {node.name: node for node in self._sessions["append"].get_inputs()}
+        num_layers = sum(name.startswith("keys_") for name in inputs)
+        _, heads, size, window = inputs["keys_0"].shape
+        return StateShape(num_layers, heads, size, window, _PRECISIONS[inputs["keys_0"].type])

@@ -1,21 +1,22 @@
 """The pool of user states: arrays allocated once, slots handed out and taken back, oldest first.
 
-A slot holds one user's rings of keys and values, the vector of the newest event, and what is
-needed to check it: the number of events in it and a hash of them. The hash is a polynomial in the
-mixed events modulo 2^64, so that an appended event extends it in one step and a whole history is
-hashed in one vectorised pass.
+A slot holds one user's rings of keys and values, in the precision that the graphs give and read,
+the vector of the newest event, and what is needed to check it: the number of events in it and a
+hash of them. The hash is a polynomial in the mixed events modulo 2^64, so that an appended event
+extends it in one step and a whole history is hashed in one vectorised pass.
 
 Shape legend: S = slots, H = heads, E = head size, W = window, D = H E, L = length, n = events.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ouzel.events.interactions import History
 from ouzel.events.shared_array import shared_zeros
@@ -68,14 +69,37 @@ def history_hash(history: History) -> int:
         return int((mixed * powers[::-1]).sum(dtype=np.uint64))
 
 
+class Ring(NamedTuple):
+    """One array of a layer's cache: its shape in one slot, and which axis is the window."""
+
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    axis: int
+
+
+def rings(shape: StateShape) -> list[Ring]:
+    """Return the arrays of one layer: keys and values, each followed by its scales in int8.
+
+    >>> [ring.shape for ring in rings(StateShape(1, 2, 32, 200, "int8"))]
+    [(2, 32, 200), (2, 200), (2, 200, 32), (2, 200)]
+    """
+    heads, size, window = shape.num_heads, shape.head_size, shape.window
+    dtype = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[shape.precision]
+    keys, values = Ring((heads, size, window), dtype, 2), Ring((heads, window, size), dtype, 1)
+    scales = Ring((heads, window), np.float32, 1)
+    return [keys, scales, values, scales] if shape.precision == "int8" else [keys, values]
+
+
 def slot_bytes(shape: StateShape) -> int:
-    """Return the bytes of one slot: 2 layers x D x W numbers and its bookkeeping.
+    """Return the bytes of one slot: 2 layers x D x W numbers, their scales, and its bookkeeping.
 
     >>> slot_bytes(StateShape(num_layers=2, num_heads=2, head_size=32, window=200))
-    205080
+    205089
+    >>> slot_bytes(StateShape(2, 2, 32, 200, "fp16")), slot_bytes(StateShape(2, 2, 32, 200, "int8"))
+    (102689, 57889)
     """
-    ring = 2 * shape.num_layers * shape.dim * shape.window * 4
-    return ring + shape.dim * 4 + 3 * 8
+    layer = sum(math.prod(ring.shape) * np.dtype(ring.dtype).itemsize for ring in rings(shape))
+    return shape.num_layers * layer + shape.dim * 4 + 4 * 8 + 1
 
 
 class StatePool:
@@ -94,19 +118,10 @@ class StatePool:
                 f"give it at least {slot_bytes(shape)}"
             )
         self.shape = shape
-        heads, size, window, slots = (
-            shape.num_heads,
-            shape.head_size,
-            shape.window,
-            self.num_slots,
-        )
-        ring_shapes = ((slots, heads, size, window), (slots, heads, window, size))
+        slots = self.num_slots
         zeros = shared_zeros if shared else np.zeros
-        self.cache = [
-            zeros(ring_shape, np.float32)
-            for _ in range(shape.num_layers)
-            for ring_shape in ring_shapes
-        ]
+        self._rings = shape.num_layers * rings(shape)
+        self.cache = [zeros((slots, *ring.shape), ring.dtype) for ring in self._rings]
         self.last_SD = zeros((slots, shape.dim), np.float32)
         self.last_time_S = zeros((slots,), np.int64)
         self.length_S = zeros((slots,), np.int64)
@@ -185,23 +200,38 @@ class StatePool:
         if slot is not None:
             self._free.append(slot)
 
-    def write(self, slot: int, encoded: Sequence[Array], index: int, history: History) -> None:
+    def values(self, slot: int, layer: int, places: Array) -> tuple[Array, Array]:
+        """Return a layer's values (H, n, E) at `places` of a ring, and by how much one may round.
+
+        That step is an array that can be compared with the values.
+        """
+        count = len(self._rings) // self.shape.num_layers
+        arrays = self.cache[layer * count : (layer + 1) * count]
+        if self.shape.precision == "int8":
+            scales_HN1 = arrays[3][slot][:, places, None]
+            return arrays[2][slot][:, places] * scales_HN1, scales_HN1
+        values = arrays[1][slot][:, places]
+        step = np.spacing(np.abs(values)) if self.shape.precision == "fp16" else 0.0
+        return values.astype(np.float32), np.asarray(step, np.float32)
+
+    def write(
+        self, slot: int, encoded: Sequence[Array], index: int, history: History, *, start: int
+    ) -> None:
         """Put what `encode` gave for row `index` into `slot`.
 
         `history` is the user's whole history; its newest events, within the receptive field, are
-        the ones that were encoded. Their count decides the places in the ring.
+        the ones that were encoded, and the first of them is number `start`. Their numbers decide
+        the places in the ring.
         """
         length = min(len(history), self.shape.receptive_field)
         kept = np.arange(max(0, length - self.shape.window), length)
-        places = kept % self.shape.window
+        places = (start + kept) % self.shape.window
         self.epoch_S[slot] += 1
-        for layer in range(self.shape.num_layers):
-            key_LHE, value_LHE = encoded[2 * layer][index], encoded[2 * layer + 1][index]
-            self.cache[2 * layer][slot][:, :, places] = key_LHE[kept].transpose(1, 2, 0)
-            self.cache[2 * layer + 1][slot][:, places] = value_LHE[kept].transpose(1, 0, 2)
+        for array, ring, rows in zip(self.cache, self._rings, encoded[:-1], strict=True):
+            np.moveaxis(array[slot], ring.axis, 0)[places] = rows[index][kept]
         self.last_SD[slot] = encoded[-1][index]
         self.last_time_S[slot] = history.times_ms[-1]
-        self.length_S[slot] = length
+        self.length_S[slot] = start + length
         self.hash_S[slot] = history_hash(history)
         self.epoch_S[slot] += 1
 
@@ -211,9 +241,11 @@ class StatePool:
         """Put the rows that `append` gave into their rings; one event for each slot."""
         places_B = self.length_S[slots_B] % self.shape.window
         self.epoch_S[slots_B] += 1
-        for layer in range(self.shape.num_layers):
-            self.cache[2 * layer][slots_B, :, :, places_B] = fresh[2 * layer]
-            self.cache[2 * layer + 1][slots_B, :, places_B] = fresh[2 * layer + 1]
+        for array, ring, row in zip(self.cache, self._rings, fresh[:-1], strict=True):
+            if ring.axis == 2:
+                array[slots_B, :, :, places_B] = row
+            else:
+                array[slots_B, :, places_B] = row
         self.last_SD[slots_B] = fresh[-1]
         self.last_time_S[slots_B] = times_ms
         self.length_S[slots_B] += 1

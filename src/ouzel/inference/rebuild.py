@@ -26,7 +26,8 @@ class Workbench:
     >>> from ouzel.inference.onnxruntime import StateShape
     >>> ring, last = np.zeros((1, 1, 1, 2), np.float32), np.ones((1, 2), np.float32)
     >>> graphs = SimpleNamespace(
-    ...     shape=StateShape(1, 1, 2, 4), encode=lambda histories: [ring, ring, last]
+    ...     shape=StateShape(1, 1, 2, 4), encode=lambda *_: [ring, ring, last],
+    ...     counts_from_start=True,
     ... )
     >>> bench = Workbench(graphs)
     >>> bench.work({"rows": np.array([3], np.int32), "times_ms": np.array([10], np.int64)})

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
-from ouzel.inference.audit import Audit
+from ouzel.inference.audit import AUDIT_TOLERANCE, Audit
 from ouzel.inference.encoding import (
     ENCODE_BATCH,
     HistoryEncoder,
@@ -34,9 +34,6 @@ from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool
 from ouzel.inference.rebuild import later_events
 from ouzel.inference.shared import Directory, SharedStates
-
-AUDIT_TOLERANCE = 1e-3
-"""A state this far from its re-encode is wrong; rounding stays two orders of magnitude below."""
 
 
 @dataclass
@@ -51,12 +48,14 @@ class StateStats:
     audits: int = 0
     audit_failures: int = 0
     audit_max_error: float = 0.0
+    prefetches: int = 0
 
 
 class UserStates:
     """The states of one Bundle's users, kept within `max_bytes`.
 
-    `load_history` reads a user's whole history from the log, in (timestamp, log offset) order.
+    `load_history` reads a user's whole history from the log, in (timestamp, log offset) order. A
+    state that an audit finds further than `tolerance` from its re-encode is wrong.
     With a `directory` processes forked later can read the states in place.
     """
 
@@ -67,6 +66,7 @@ class UserStates:
         max_bytes: int,
         load_history: Callable[[int], History],
         version: str,
+        tolerance: float = AUDIT_TOLERANCE,
         directory: Directory | None = None,
     ) -> None:
         self.version = version
@@ -75,6 +75,7 @@ class UserStates:
         self.directory = directory
         self._encoder = HistoryEncoder(graphs, batch_size=1)
         self._graphs = graphs
+        self._tolerance = tolerance
         self._load_history = load_history
         self._pending: dict[int, list[tuple[int, int]]] = {}
 
@@ -201,7 +202,7 @@ class UserStates:
         than rounding, is dropped and counted in `audit_failures`.
         """
         self.stats.audits += 1
-        if error > AUDIT_TOLERANCE:
+        if not error <= self._tolerance:
             self.stats.audit_failures += 1
             self.forget(user)
         if np.isfinite(error):

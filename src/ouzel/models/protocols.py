@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
+from ouzel.models.layers.precision import Precision
+
 
 class SequenceConfig(Protocol):
     """What every config of a sequence model says, beside what is the model's own."""
@@ -55,6 +57,8 @@ class SequenceEncoder(nn.Module, ABC):
     presets: ClassVar[Mapping[str, Any]]
     """Its configs by size."""
     config: SequenceConfig
+    precision: Precision = "fp32"
+    """How keys and values are rounded before anything attends to them; training does not round."""
     items: nn.Embedding
     """The item table (N, D) as it is trained; a Bundle holds its two sides apart."""
 
@@ -79,9 +83,17 @@ class SequenceEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(
-        self, rows_BL: Tensor, times_BL: Tensor, length_B: Tensor, table_ND: Tensor
+        self,
+        rows_BL: Tensor,
+        times_BL: Tensor,
+        length_B: Tensor,
+        start_B: Tensor,
+        table_ND: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return per layer the keys and values (B, L, H, E) of each event, then `last` (B, D)."""
+        """Return per layer the keys and values (B, L, H, E) of each event, then `last` (B, D).
+
+        `start_B` events came before those given, so positions do not depend on where one begins.
+        """
 
     @abstractmethod
     def append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
-from ouzel.bundle.manifest import DataRange
+from ouzel.bundle.manifest import DataRange, StatePrecision
 from ouzel.compression.export import export_graphs, graph_signatures
 from ouzel.compression.parity import measure_parity
-from ouzel.events.interactions import Interactions
+from ouzel.compression.state_precision import choose_precision
+from ouzel.data.split import Split
+from ouzel.events.interactions import History, Interactions
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.recommender.home import Home
@@ -24,6 +26,10 @@ from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_pop
 from ouzel.retrieval.vmis import VMISkNN
 
 PARITY_HISTORIES = 16
+
+MEASURED_USERS = 256
+"""Held-out histories that the precision of states is chosen by."""
+
 RECORDED_VERSIONS = ("ouzel", "numpy", "torch", "onnx", "onnxruntime", "polars")
 
 
@@ -36,6 +42,7 @@ class Exported:
     graphs: Graphs
     vectors_ND: NDArray[np.float32]
     error_bounds: dict[str, float]
+    states: StatePrecision | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +57,22 @@ class Provenance:
     parent: str | None
 
 
-def export(model: SequenceEncoder, interactions: Interactions, *, threads: int) -> Exported:
+def export(
+    model: SequenceEncoder,
+    interactions: Interactions,
+    *,
+    held_out: Sequence[History],
+    precision: str,
+    threads: int,
+) -> Exported:
     """Return `model` exported, and checked on histories spread over all lengths there are.
 
+    Its states are kept in `precision`, or for "auto" in the one that serves best by the newest
+    events of `held_out`.
+
     Raises:
-        ValueError: the graphs differ from the model by more than is promised.
+        ValueError: the graphs differ from the model by more than is promised, or the precision does
+            not hold the model's numbers.
 
     >>> from unittest.mock import DEFAULT, patch
     >>> from ouzel.events.interactions import History, from_histories
@@ -62,13 +80,15 @@ def export(model: SequenceEncoder, interactions: Interactions, *, threads: int) 
     >>> visit = History(np.array([1, 2, 1], np.int32), np.array([10, 20, 30]))
     >>> x = from_histories([visit, visit.last(1), visit.last(2)], num_rows=3)
     >>> slow = {"export_graphs": DEFAULT, "Graphs": DEFAULT, "measure_parity": DEFAULT}
+    >>> model, told = ESASRec(ESASRecConfig(), x.num_rows), {"held_out": [], "threads": 1}
     >>> with patch.multiple("ouzel.recommender.publish", **slow) as called:
-    ...     exported = export(ESASRec(ESASRecConfig(), x.num_rows), x, threads=1)
+    ...     exported = export(model, x, precision="auto", **told)
     >>> sorted(len(history) for history in called["measure_parity"].call_args.args[2])
     [1, 2, 3]
     """
     model.eval()
-    files = export_graphs(model)
+    states = choose_precision(model, held_out, asked=precision)
+    files = export_graphs(model, states.chosen)
     table_ND = model.items.weight.detach().numpy().copy()
     graphs = Graphs(files, table_ND, threads=threads)
     by_length = np.argsort(interactions.lengths_U(), kind="stable")
@@ -76,7 +96,45 @@ def export(model: SequenceEncoder, interactions: Interactions, *, threads: int) 
     histories = [interactions.history(user) for user in np.unique(chosen).tolist()]
     bounds = measure_parity(model, graphs, histories)
     vectors_ND = graphs.item(np.arange(len(table_ND)))
-    return Exported(model, files, graphs, vectors_ND, bounds)
+    return Exported(model, files, graphs, vectors_ND, bounds, states)
+
+
+def newest_histories(interactions: Interactions) -> list[History]:
+    """Return the histories of up to `MEASURED_USERS` users spread over all there are.
+
+    >>> from ouzel.events.interactions import from_histories
+    >>> visit = History(np.array([1, 2], np.int32), np.array([10, 20]))
+    >>> len(newest_histories(from_histories([visit], num_rows=3)))
+    1
+    """
+    users = _spread(interactions.num_users)
+    return [interactions.history(user) for user in users.tolist()]
+
+
+def validation_histories(split: Split) -> list[History]:
+    """Return up to `MEASURED_USERS` histories whose newest event is one to validate on.
+
+    >>> from ouzel.data.split import leave_one_out
+    >>> from ouzel.events.interactions import from_histories
+    >>> visit = History(np.array([1, 2, 1, 2], np.int32), np.arange(4))
+    >>> split = leave_one_out(from_histories([visit], num_rows=3))
+    >>> [len(history) for history in validation_histories(split)]
+    [3]
+    """
+    full, targets = split.full, split.validation
+    histories = []
+    for at in _spread(len(targets)).tolist():
+        span = slice(full.offsets_U1[targets.users_T[at]], targets.ends_T[at] + 1)
+        histories.append(History(full.rows_E[span], full.times_ms_E[span]))
+    return histories
+
+
+def _spread(count: int) -> NDArray[np.int64]:
+    return (
+        np.unique(np.linspace(0, count - 1, MEASURED_USERS).astype(np.int64))
+        if count
+        else (np.empty(0, np.int64))
+    )
 
 
 def publish(
@@ -126,6 +184,7 @@ def publish(
         "num_rows": interactions.num_rows,
         "graphs": graph_signatures(exported.files),
         "error_bounds": exported.error_bounds,
+        "states": exported.states,
         "versions": versions(),
     }
     return write_bundle(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ouzel.events import clock
 from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
+from ouzel.inference.audit import audit_tolerance
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import sample_histories, standard_stages
@@ -186,6 +187,7 @@ class _Answering:
             max_bytes=STATE_BYTES,
             load_history=self.log.history,
             version=bundle.version,
+            tolerance=audit_tolerance(bundle.manifest),
         )
         self._num_rows = bundle.manifest.num_rows
         catalog = self.log.catalog

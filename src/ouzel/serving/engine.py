@@ -13,7 +13,7 @@ import numpy as np
 
 from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
-from ouzel.events.types import Event, ItemUpdate
+from ouzel.events.types import Event, Interaction, ItemUpdate
 from ouzel.inference.states import UserStates
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.pipeline import Pipeline
@@ -188,7 +188,11 @@ class Engine:
             error = await asyncio.to_thread(audit.error)
         else:
             error = await self._rebuilds.error_of(audit)
-        return self._states.end_audit(user, error)
+        failures = self._states.stats.audit_failures
+        self._states.end_audit(user, error)
+        if self._states.stats.audit_failures > failures:
+            logger.warning("the state of a user was off by %g from its re-encode: dropped", error)
+        return error
 
     async def _audit_forever(self) -> None:
         while True:
@@ -204,6 +208,7 @@ class Engine:
                 if isinstance(event, ItemUpdate) and receipt.status == "accepted":
                     self._apply_item(event, receipt.row)
             self._visitors.apply(self._states, events, receipts, ticket)
+            self._prefetch(events, receipts)
             if self._draining is None:
                 loop = asyncio.get_running_loop()
                 self._draining = loop.call_later(DRAIN_SECONDS, self._drain)
@@ -225,6 +230,14 @@ class Engine:
         if left:
             loop = asyncio.get_running_loop()
             self._draining = loop.call_later(DRAIN_SECONDS, self._drain)
+
+    def _prefetch(self, events: Sequence[Event], receipts: Sequence[Written]) -> None:
+        """Have the states made of users who begin to do something: they are likely to ask next."""
+        if self._rebuilds is None or not self.ready:
+            return
+        for event, receipt in zip(events, receipts, strict=True):
+            if isinstance(event, Interaction) and receipt.status == "accepted":
+                self._rebuilds.prefetch(receipt.user)
 
     def _apply_item(self, item: ItemUpdate, row: int) -> None:
         self._availability.change(row, item.columns)
@@ -267,7 +280,14 @@ class Engine:
                     "evictions": pool.evictions,
                     "audits": stats.audits,
                     "audit_failures": stats.audit_failures,
+                    "prefetches": stats.prefetches,
                 },
+            ),
+            Family(
+                "gauge",
+                "ouzel_state_audit_max_error",
+                "Largest difference of an audited state from its full re-encode.",
+                lambda: {"": stats.audit_max_error},
             ),
             Family(
                 "counter",

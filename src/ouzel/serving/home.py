@@ -8,6 +8,7 @@ from pathlib import Path
 from ouzel.bundle.bundle import Bundle, load_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
+from ouzel.inference.audit import audit_tolerance
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.shared import Directory
 from ouzel.inference.states import UserStates
@@ -65,6 +66,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int, workers: int) -> 
         load_history=visitors.history,
         version=bundle.version,
         directory=Directory() if workers > 1 else None,
+        tolerance=audit_tolerance(bundle.manifest),
     )
     pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log)))
     return Parts(

@@ -31,7 +31,7 @@ MOST_NOTED = 64
 """Answers that are noted before they are counted: these take under a millisecond."""
 
 Reading = Callable[[], Mapping[str, float]]
-"""Gives the present values of a family, by the value of its label."""
+"""Gives the present values of a family, by the value of its label; "" for the one without."""
 
 
 class Family(NamedTuple):
@@ -170,9 +170,10 @@ class Metrics(Collector):
         yield _counts("ouzel_degraded", "Degraded answers by stage.", "stage", self.degraded)
         for kind, name, text, reading in self.families:
             metric = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-            family = metric(name, text, labels=["of"])
-            for of, value in reading().items():
-                family.add_metric([of], value)
+            values = reading()
+            family = metric(name, text, labels=[] if "" in values else ["of"])
+            for of, value in values.items():
+                family.add_metric([of] if of else [], value)
             yield family
 
 

@@ -26,6 +26,10 @@ MAX_WAITING = 64
 """Most users waiting; more would wait for longer than a deadline."""
 
 
+MAX_PREFETCHING = 4
+"""No state is prefetched while so many are waited for: who asks comes before who may ask."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A process that encodes histories, and where it puts what it makes."""
@@ -66,10 +70,21 @@ class Rebuilds:
         if task is None:
             if len(self._made) >= MAX_WAITING:
                 return
-            task = self._made[user] = asyncio.get_running_loop().create_task(self._make(user))
-            task.add_done_callback(lambda _: self._made.pop(user))
+            task = self._begin(user)
         # Not awaited itself: who gives up must not cancel it for the others.
         await asyncio.wait([task], timeout=seconds)
+
+    def prefetch(self, user: int) -> None:
+        """Begin to make the state of `user`, if it is not held and nobody would wait for that."""
+        idle = user not in self._made and len(self._made) < MAX_PREFETCHING
+        if user >= 0 and idle and not self._states.contains(user):
+            self._states.stats.prefetches += 1
+            self._begin(user)
+
+    def _begin(self, user: int) -> asyncio.Task[None]:
+        task = self._made[user] = asyncio.get_running_loop().create_task(self._make(user))
+        task.add_done_callback(lambda _: self._made.pop(user))
+        return task
 
     async def error_of(self, audit: Audit) -> float:
         """Return the error that an audit finds, at the price of an encode beside this process."""

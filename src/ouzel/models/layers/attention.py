@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ouzel.models.layers.precision import Rings
+
 
 def attend_window(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Tensor:
     """Return (B, L, H, E): each position reads itself and the `window - 1` positions before it.
@@ -43,34 +45,36 @@ def attend_window(query: Tensor, key: Tensor, value: Tensor, *, window: int | No
 
 
 def attend_cached(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    length_B: Tensor,
-    *,
-    own: tuple[Tensor, Tensor] | None,
+    query: Tensor, rings: Rings, length_B: Tensor, *, own: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """Return (B, H, E): one query (B, H, E) per row reads its ring of cached keys and values.
 
-    `keys` (B, H, E, W) and `values` (B, H, W, E) are rings in which event p lies at p modulo W;
+    Keys (B, H, E, W) and values (B, H, W, E) are rings in which event p lies at p modulo W;
     `length_B` events are in. With `own`, the key and value (B, H, E) of a new event that is not
     in the ring yet, the event it will push out is already out of sight.
 
     >>> query, keys = torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 4)
     >>> values = torch.tensor([1.0, 3.0, 9.0, 9.0]).view(1, 1, 4, 1)
-    >>> attend_cached(query, keys, values, torch.tensor([2]), own=None).item()  # two are in
+    >>> attend_cached(query, Rings(keys, values), torch.tensor([2]), own=None).item()  # two are in
     2.0
     """
-    ring = keys.shape[3]
-    place = torch.arange(ring, device=keys.device)
+    ring = rings.keys.shape[3]
+    place = torch.arange(ring, device=query.device)
     hidden = place >= length_B.unsqueeze(1)
-    logits = torch.matmul(query.unsqueeze(2), keys).squeeze(2) / math.sqrt(query.shape[-1])
+    logits = torch.matmul(query.unsqueeze(2), rings.keys).squeeze(2) / math.sqrt(query.shape[-1])
+    if rings.key_scales_BHW is not None:
+        logits = logits * rings.key_scales_BHW
     if own is None:
         logits = logits.masked_fill(hidden.unsqueeze(1), -torch.inf)
-        return torch.matmul(logits.softmax(-1).unsqueeze(2), values).squeeze(2)
+        return _read(logits.softmax(-1), rings)
     hidden = hidden | (place == (length_B % ring).unsqueeze(1))
     logits = logits.masked_fill(hidden.unsqueeze(1), -torch.inf)
     own_logit = (query * own[0]).sum(-1, keepdim=True) / math.sqrt(query.shape[-1])
     weights = torch.cat([logits, own_logit], dim=-1).softmax(-1)
-    cached = torch.matmul(weights[..., :-1].unsqueeze(2), values).squeeze(2)
-    return cached + weights[..., -1:] * own[1]
+    return _read(weights[..., :-1], rings) + weights[..., -1:] * own[1]
+
+
+def _read(weights_BHW: Tensor, rings: Rings) -> Tensor:
+    if rings.value_scales_BHW is not None:
+        weights_BHW = weights_BHW * rings.value_scales_BHW
+    return torch.matmul(weights_BHW.unsqueeze(2), rings.values).squeeze(2)

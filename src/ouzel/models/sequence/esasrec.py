@@ -39,6 +39,7 @@ from torch.nn import functional
 from ouzel.models.layers.attention import attend_cached, attend_window
 from ouzel.models.layers.gated_block import GatedBlock
 from ouzel.models.layers.norm import RMSNorm
+from ouzel.models.layers.precision import gathered, kept, seen
 from ouzel.models.layers.rotary import Rotary, rotate
 from ouzel.models.protocols import SequenceEncoder
 
@@ -127,9 +128,12 @@ class ESASRec(SequenceEncoder):
     def forward(self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor) -> Tensor:
         """Return the user vector (B, L, D) after each event, asked at its request time."""
         window = self.config.window if rows_BL.shape[1] > self.config.window else None
-        x, key, value, angles = self._read(self.items(rows_BL), times_BL, window=window)[:4]
+        positions = _positions(rows_BL)
+        x, key, value, angles = self._read(self.items(rows_BL), times_BL, positions, window=window)[
+            :4
+        ]
         if self.config.timed:
-            angles = _per_head(self.rotary(_positions(rows_BL), request_times_BL))
+            angles = _per_head(self.rotary(positions, request_times_BL))
         return self._ask(
             x,
             request_times_BL - times_BL,
@@ -144,14 +148,23 @@ class ESASRec(SequenceEncoder):
     # Serving: what is exported. `table_ND` is the frozen input side of the item table.
 
     def encode(
-        self, rows_BL: Tensor, times_BL: Tensor, length_B: Tensor, table_ND: Tensor
+        self,
+        rows_BL: Tensor,
+        times_BL: Tensor,
+        length_B: Tensor,
+        start_B: Tensor,
+        table_ND: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return per layer the keys and values (B, L, H, E) of each event, then `last` (B, D).
 
-        `last` is what a request starts from: the vector of the newest event.
+        `last` is what a request starts from: the vector of the newest event. `start_B` events came
+        before those given.
         """
         window = self.config.window
-        x, key, value, angles, cached = self._read(table_ND[rows_BL], times_BL, window=window)
+        positions = start_B.unsqueeze(1) + _positions(rows_BL)
+        x, key, value, angles, cached = self._read(
+            table_ND[rows_BL], times_BL, positions, window=window
+        )
         if not self.config.timed:
             x = self._ask(
                 x, times_BL, angles, lambda query: attend_window(query, key, value, window=window)
@@ -171,18 +184,24 @@ class ESASRec(SequenceEncoder):
         """Return the new cache rows: per layer a key and a value (B, H, E), then `last` (B, D).
 
         `length_B` counts the events before this one. `cache` holds, layer by layer, the keys
-        (S, H, E, W) and values (S, H, W, E) of all slots as rings: event p lies at p modulo W.
+        (S, H, E, W) and values (S, H, W, E) of all slots as rings: event p lies at p modulo W. In
+        int8 each of both is followed by its scales, (S, H, W) in the cache and (B, H) in what is
+        returned.
         """
         x = self._scale(table_ND[row_B])
         angles = _per_head(self.rotary(length_B, time_B))
         fresh: list[Tensor] = []
+        arrays = len(cache) // len(self.blocks)
         for layer, block in enumerate(self._layers):
-            own = _keys(block, x, angles)
-            fresh += own
+            key, value, parts = self._keep(block, x, angles)
+            fresh += parts
+            own = key, value
+            of_layer = cache[arrays * layer : arrays * (layer + 1)]
 
-            def attend(query: Tensor, layer: int = layer, own: Angles = own) -> Tensor:
-                keys, values = cache[2 * layer][slot_B], cache[2 * layer + 1][slot_B]
-                return attend_cached(query, keys, values, length_B, own=own)
+            def attend(
+                query: Tensor, of_layer: tuple[Tensor, ...] = of_layer, own: Angles = own
+            ) -> Tensor:
+                return attend_cached(query, gathered(of_layer, slot_B), length_B, own=own)
 
             if layer < len(self.blocks) - 1:
                 x = block.finish(x, attend(rotate(block.project_query(x), *angles)))
@@ -201,18 +220,18 @@ class ESASRec(SequenceEncoder):
     ) -> Tensor:
         """Return the user vectors (B, D) at request times `now_B` (ms) from cached states.
 
-        `cache` holds the keys (S, H, E, W) and values (S, H, W, E) of the last layer. Without
-        time this is the identity on `last`.
+        `cache` holds the keys (S, H, E, W) and values (S, H, W, E) of the last layer, in int8 with
+        scales as in `append`. Without time this is the identity on `last`.
         """
         last = last_SD[slot_B]
         if not self.config.timed:
             return last
-        keys, values = cache[0][slot_B], cache[1][slot_B]
+        rings = gathered(cache, slot_B)
         return self._ask(
             last,
             now_B - last_time_S[slot_B],
             _per_head(self.rotary(length_B - 1, now_B)),
-            lambda query: attend_cached(query, keys, values, length_B, own=None),
+            lambda query: attend_cached(query, rings, length_B, own=None),
         )
 
     def score(
@@ -246,19 +265,28 @@ class ESASRec(SequenceEncoder):
         return scaled
 
     def _read(
-        self, x_BLD: Tensor, times_BL: Tensor, *, window: int | None
+        self, x_BLD: Tensor, times_BL: Tensor, positions_BL: Tensor, *, window: int | None
     ) -> tuple[Tensor, Tensor, Tensor, Angles, list[Tensor]]:
         """Return the vectors before the last block, its keys and values, the angles, the cache."""
         x = self._scale(x_BLD)
-        angles = _per_head(self.rotary(_positions(times_BL), times_BL))
+        angles = _per_head(self.rotary(positions_BL, times_BL))
         cached: list[Tensor] = []
         for block in self._layers[:-1]:
-            key, value = _keys(block, x, angles)
-            cached += [key, value]
+            key, value, parts = self._keep(block, x, angles)
+            cached += parts
             query = rotate(block.project_query(x), *angles)
             x = block.finish(x, attend_window(query, key, value, window=window))
-        key, value = _keys(self._layers[-1], x, angles)
-        return x, key, value, angles, [*cached, key, value]
+        key, value, parts = self._keep(self._layers[-1], x, angles)
+        return x, key, value, angles, [*cached, *parts]
+
+    def _keep(
+        self, block: GatedBlock, x: Tensor, angles: Angles
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the key and value (..., H, E) of events as they are read, and what is cached."""
+        key, value = block.project_key_value(x)
+        key = rotate(key, *angles)
+        keys, values = kept(key, self.precision), kept(value, self.precision)
+        return seen(keys, key), seen(values, value), [*keys, *values]
 
     def _ask(
         self, x: Tensor, elapsed_ms: Tensor, angles: Angles, attend: Callable[[Tensor], Tensor]
@@ -272,11 +300,6 @@ class ESASRec(SequenceEncoder):
         attended = attend(rotate(block.project_query(x), *angles))
         vector = self.final_norm(block.finish(x, attended))
         return functional.normalize(vector, dim=-1) / self.config.temperature
-
-
-def _keys(block: GatedBlock, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
-    key, value = block.project_key_value(x)
-    return rotate(key, *angles), value
 
 
 def _positions(like_BL: Tensor) -> Tensor:
