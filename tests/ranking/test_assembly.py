@@ -9,7 +9,7 @@ from ouzel.inference.pool import slot_bytes
 from ouzel.inference.states import UserStates
 from ouzel.ranking import assembly
 from ouzel.retrieval.exact import ExactIndex
-from ouzel.retrieval.faiss import FaissIndex
+from ouzel.retrieval.faiss import ProductIndex
 from ouzel.retrieval.scan import ScanIndex
 from tests.tiny import random_history, tiny_graphs
 
@@ -33,7 +33,7 @@ def vectors() -> np.ndarray:
 
 
 def test_a_small_catalogue_is_searched_exactly(states, vectors) -> None:
-    assert isinstance(assembly.item_index(vectors, states, HISTORIES), ExactIndex)
+    assert isinstance(assembly.item_index(vectors, states, HISTORIES).engine, ExactIndex)
 
 
 def test_a_large_catalogue_gets_codes_whose_recall_was_measured(
@@ -42,24 +42,24 @@ def test_a_large_catalogue_gets_codes_whose_recall_was_measured(
     monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
     monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
     index = assembly.item_index(vectors, states, HISTORIES)
-    assert isinstance(index, ScanIndex if ScanIndex.works() else FaissIndex)
+    assert isinstance(index.engine, ScanIndex if ScanIndex.works() else ProductIndex)
     assert index.recall >= assembly.RECALL
 
 
 def test_without_the_kernel_faiss_searches(states, vectors, monkeypatch) -> None:
     monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
     monkeypatch.setattr(ScanIndex, "works", lambda: False)
-    assert isinstance(assembly.item_index(vectors, states, HISTORIES), FaissIndex)
+    assert isinstance(assembly.item_index(vectors, states, HISTORIES).engine, ProductIndex)
 
 
 def test_without_users_to_measure_on_search_stays_exact(states, vectors, monkeypatch) -> None:
     monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
     monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
-    assert isinstance(assembly.item_index(vectors, states, []), ExactIndex)
+    assert isinstance(assembly.item_index(vectors, states, []).engine, ExactIndex)
 
 
 def test_codes_that_miss_the_mark_are_not_taken(states, vectors, monkeypatch) -> None:
     monkeypatch.setattr(assembly, "EXACT_ROWS", 100)
     monkeypatch.setattr(assembly, "EXACT_ROWS_WITHOUT_KERNEL", 100)
     monkeypatch.setattr(assembly, "RECALL", 1.01)
-    assert isinstance(assembly.item_index(vectors, states, HISTORIES), ExactIndex)
+    assert isinstance(assembly.item_index(vectors, states, HISTORIES).engine, ExactIndex)

@@ -18,8 +18,9 @@ from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Stage
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
 from ouzel.retrieval.exact import ExactIndex
-from ouzel.retrieval.faiss import FaissIndex
-from ouzel.retrieval.index import Search
+from ouzel.retrieval.faiss import ProductIndex
+from ouzel.retrieval.index import Engine
+from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.retrieval.tuning import tune
@@ -57,7 +58,7 @@ def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
 
 def item_index(
     vectors_ND: NDArray[np.float32], states: UserStates, samples: Sequence[History]
-) -> Search:
+) -> LiveIndex:
     """Return what finds items: exact search, or a scan of codes where that costs milliseconds.
 
     An approximate index is taken only if it finds `RECALL` of the exact best 10 unseen items for
@@ -66,21 +67,34 @@ def item_index(
     >>> len(item_index(np.ones((3, 2), np.float32), states=None, samples=[]))
     2
     """
-    has_kernel = ScanIndex.works()
-    exact_rows = EXACT_ROWS if has_kernel else EXACT_ROWS_WITHOUT_KERNEL
+    return LiveIndex(_engine(vectors_ND, states, samples))
+
+
+def _engine(
+    vectors_ND: NDArray[np.float32], states: UserStates, samples: Sequence[History]
+) -> Engine:
+    quick = _approximate(*vectors_ND.shape)
     asked = [
         (states.query_session(history, int(history.times_ms[-1])), distinct_rows(history.rows))
-        for history in (samples if len(vectors_ND) > exact_rows else ())
+        for history in (samples if quick is not None else ())
         if len(history)
     ]
     known = [(vector, seen) for vector, seen in asked if vector is not None]
-    if not known:
-        return ExactIndex(vectors_ND)
-    vectors, seen = zip(*known, strict=True)
     exact = ExactIndex(vectors_ND)
-    index = ScanIndex(vectors_ND) if has_kernel else FaissIndex(vectors_ND)
+    if quick is None or not known:
+        return exact
+    vectors, seen = zip(*known, strict=True)
+    index = quick(vectors_ND)
     tune(index, exact, np.stack(vectors), recall=RECALL, exclude=seen)
     return index if index.recall >= RECALL else exact
+
+
+def _approximate(num_rows: int, dim: int) -> type[Engine] | None:
+    """Return the engine that is worth a try for so many rows, None: exact search is as fast."""
+    if ScanIndex.works():
+        return ScanIndex if num_rows > EXACT_ROWS else None
+    large = num_rows > EXACT_ROWS_WITHOUT_KERNEL and not ProductIndex.why_not(num_rows, dim)
+    return ProductIndex if large else None
 
 
 def sample_histories(log: EventLog) -> list[History]:
