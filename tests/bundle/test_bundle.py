@@ -111,9 +111,9 @@ def test_a_link_is_refused_even_to_the_same_bytes(
 def test_a_newer_format_is_refused_before_anything_else(make_bundle: Make) -> None:
     path = make_bundle().path
     fields = msgspec.json.decode((path / "manifest.json").read_bytes())
-    fields |= {"format_version": 2, "a_field_of_the_future": True}
+    fields |= {"format_version": 3, "a_field_of_the_future": True}
     (path / "manifest.json").write_bytes(msgspec.json.encode(fields))
-    with pytest.raises(ValueError, match="format version 2, this library reads up to 1: upgrade"):
+    with pytest.raises(ValueError, match="format version 3, this library reads up to 2: upgrade"):
         load_bundle(path)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
-from ouzel.bundle.manifest import DataRange
+from ouzel.bundle.manifest import DataRange, IndexRecord
 from ouzel.compression.export import export_graphs, graph_signatures
 from ouzel.compression.parity import measure_parity
 from ouzel.events.interactions import Interactions
@@ -48,6 +48,7 @@ class Provenance:
     metrics: list[dict[str, Any]]
     seed: int
     parent: str | None
+    index: IndexRecord | None = None
 
 
 def export(model: SequenceEncoder, interactions: Interactions, *, threads: int) -> Exported:

@@ -10,7 +10,7 @@ from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
-from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
+from ouzel.ranking.assembly import Chosen, popular_sources, sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.serving.engine import Engine, Parts
 from ouzel.serving.rebuilds import fork_encoder
@@ -25,7 +25,8 @@ def open_home(home: Path, *, state_bytes: int) -> Engine:
     """Return the engine of a home: its log, and the Bundle that is promoted.
 
     Raises:
-        ValueError: there is no model, it is damaged, or it does not belong to this log.
+        ValueError: there is no model, it is damaged, or it does not belong to this log; or the
+            index that was chosen for it cannot be used here.
 
     >>> open_home(Path("no-such-home"), state_bytes=1 << 20)
     Traceback (most recent call last):
@@ -36,7 +37,7 @@ def open_home(home: Path, *, state_bytes: int) -> Engine:
     log = EventLog.open(home / LOG_FILE)
     try:
         _check_catalogue(log, bundle)
-        return Engine(_assemble(log, bundle, state_bytes))
+        return Engine(_assemble(log, bundle, state_bytes, Chosen.of(home, bundle)))
     except BaseException:
         log.close()
         raise
@@ -51,7 +52,7 @@ def default_state_bytes() -> int:
     return min(4 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
-def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
+def _assemble(log: EventLog, bundle: Bundle, state_bytes: int, chosen: Chosen | None) -> Parts:
     graphs = Graphs.of(bundle)
     num_rows = bundle.manifest.num_rows
     writer = LogWriter(log)
@@ -62,7 +63,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         load_history=visitors.history,
         version=bundle.version,
     )
-    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log)))
+    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log), chosen))
     return Parts(
         log=log,
         states=states,
