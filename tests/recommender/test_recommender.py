@@ -112,6 +112,8 @@ def test_the_manifest_tells_where_the_model_comes_from(trained: Path) -> None:
     assert manifest.states.chosen == "int8"
     (rounded,) = (row for row in manifest.states.measured if row.precision == "int8")
     assert 0 < max(manifest.error_bounds.values()) < 1e-4 + rounded.vector_error
+    assert manifest.index is not None and manifest.index.engine == "exact"
+    assert manifest.index.recall == {"recall@10": 1.0, "recall@100": 1.0}
     assert {"python", "torch", "onnxruntime", "numpy"} <= set(manifest.versions)
     assert manifest.metrics[0]["model"] == "esasrec"
 

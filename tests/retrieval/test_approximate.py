@@ -1,4 +1,4 @@
-"""What every index that finds by codes and scores exactly must keep, against exact search."""
+"""What every engine must keep, against exact search: all of the closed tuple are checked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 
+from ouzel.retrieval.engines import ENGINES as EVERY_ENGINE
 from ouzel.retrieval.exact import ExactIndex
-from ouzel.retrieval.faiss import FaissIndex
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.retrieval.tuning import tune
+from tests.retrieval.every import EVERY
 
-no_kernel = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
-ENGINES = [FaissIndex, pytest.param(ScanIndex, marks=no_kernel)]
+ENGINES = [engine for engine in EVERY if engine.values[0] is not ExactIndex]
+CODES = [e for e in ENGINES if e.values[0].effort_name == "candidates"]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +38,15 @@ def test_recall_is_measured_against_exact_search_and_enough(engine, data) -> Non
     assert index.recall == pytest.approx(shared) and shared >= 0.99
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CODES)
 def test_too_few_candidates_are_noticed_and_doubled(engine, data, monkeypatch) -> None:
     vectors, queries = data
-    monkeypatch.setattr(sys.modules[engine.__module__], "SPARE", 0)
+    # Otherwise the rows that are spared for a short list are enough.
+    monkeypatch.setattr(sys.modules[engine.__module__], "SPARE", engine is not ScanIndex)
     index = engine(vectors)
-    index.candidates = 1
+    index.effort = 1
     tune(index, ExactIndex(vectors), queries, recall=1.0)
-    assert index.candidates > 1 and index.recall == 1.0
+    assert index.effort > 1 and index.recall == 1.0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -101,7 +103,7 @@ def test_tuning_stops_where_exact_search_is_as_fast(data) -> None:
     vectors, queries = data
 
     class Blind:
-        candidates, recall = 32, float("nan")
+        effort, recall, most_effort = 32, float("nan"), 5000 // 8
 
         def __len__(self):
             return 5000
@@ -111,15 +113,18 @@ def test_tuning_stops_where_exact_search_is_as_fast(data) -> None:
 
     index = Blind()
     tune(index, ExactIndex(vectors), queries, recall=0.99)
-    assert index.recall == 0.0 and index.candidates <= 5000 // 8
+    assert index.recall == 0.0 and index.effort <= 5000 // 8
 
 
-@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+@pytest.mark.parametrize("engine", EVERY)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.97])
 def test_hidden_rows_never_come_and_the_best_of_the_others_do(engine, data, share) -> None:
     vectors, queries = data
     hidden = np.random.default_rng(1).random(len(vectors)) < share
-    rows, scores = engine(vectors).search(queries, 10, hidden=[hidden] * len(queries))
+    index = engine(vectors)
+    if index.effort_name == "probes":
+        index.effort = index.most_effort
+    rows, scores = index.search(queries, 10, hidden=[hidden] * len(queries))
     assert not hidden[rows].any() and (rows > 0).all()
     everywhere = [np.flatnonzero(hidden).astype(np.int32)] * len(queries)
     expected, _ = ExactIndex(vectors).search(queries, 10, exclude=everywhere)
@@ -129,7 +134,7 @@ def test_hidden_rows_never_come_and_the_best_of_the_others_do(engine, data, shar
         np.testing.assert_allclose(values, vectors[found] @ query, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+@pytest.mark.parametrize("engine", EVERY)
 def test_where_all_is_hidden_nothing_is_found(engine, data) -> None:
     vectors, queries = data
     nothing = [np.ones(len(vectors), np.bool_)] * len(queries)
@@ -137,7 +142,7 @@ def test_where_all_is_hidden_nothing_is_found(engine, data) -> None:
     assert not rows.any() and np.isneginf(scores).all()
 
 
-@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+@pytest.mark.parametrize("engine", EVERY)
 def test_each_query_has_rows_hidden_of_its_own(engine, data) -> None:
     vectors, queries = data
     index = engine(vectors)
@@ -152,7 +157,7 @@ def test_each_query_has_rows_hidden_of_its_own(engine, data) -> None:
         index.search(queries, 10, hidden=masks[:1])
 
 
-@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+@pytest.mark.parametrize("engine", EVERY)
 def test_an_index_gives_its_vectors(engine, data) -> None:
     vectors, _ = data
     index = engine(vectors)
@@ -171,7 +176,7 @@ def test_where_the_nearest_are_hidden_the_next_are_found(engine, data) -> None:
     assert np.mean(shared) > 0.9
 
 
-@pytest.mark.parametrize("engine", [ExactIndex, *ENGINES])
+@pytest.mark.parametrize("engine", EVERY)
 def test_masks_of_any_layout_are_read(engine, data) -> None:
     vectors, queries = data
     index = engine(vectors)
@@ -181,3 +186,39 @@ def test_masks_of_any_layout_are_read(engine, data) -> None:
     expected, _ = index.search(queries[:2], 5, hidden=[mask, mask])
     found, _ = index.search(queries[:2], 5, hidden=[strided, mask])
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("engine", EVERY)
+def test_what_was_built_is_taken_from_tensors_again(engine, data) -> None:
+    vectors, queries = data
+    index = engine(vectors)
+    again = engine(vectors, index.to_tensors())
+    for one, other in zip(index.search(queries, 10), again.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tensors_of_other_vectors_or_none_are_refused(engine, data) -> None:
+    vectors, _ = data
+    tensors = engine(vectors).to_tensors()
+    with pytest.raises(ValueError, match="build"):
+        engine(vectors[:4000], tensors)
+    with pytest.raises(ValueError, match="build"):
+        engine(vectors, {})
+
+
+@pytest.mark.parametrize("engine", EVERY)
+def test_equal_vectors_come_by_lower_row(engine) -> None:
+    # Whole numbers: equal vectors have equal scores, in whatever order they are added.
+    vectors = np.repeat(np.random.default_rng(0).integers(-9, 10, (1000, 8)), 3, axis=0)
+    vectors = np.vstack([np.zeros((1, 8)), vectors]).astype(np.float32)
+    index = engine(vectors)
+    index.effort = index.most_effort
+    rows, scores = index.search(vectors[1::300], 6)
+    for found, values in zip(rows, scores, strict=True):
+        assert found.tolist() == sorted(found, key=lambda row: (-values[found == row][0], row))
+        assert (np.diff(values) == 0).sum() >= 4
+
+
+def test_engines_are_known_by_different_names() -> None:
+    assert len({engine.name for engine in EVERY_ENGINE}) == len(EVERY_ENGINE) == len(EVERY)

@@ -57,9 +57,9 @@ def test_it_finds_what_the_same_arithmetic_in_numpy_finds(data) -> None:
         for _ in queries
     ]
     index = ScanIndex(vectors)
-    index.candidates = data.draw(st.integers(1, 64))
+    index.effort = data.draw(st.integers(1, 64))
     rows, scores = index.search(queries, k, exclude=exclude)
-    width = max(index.candidates, scan.SPARE * k)
+    width = max(index.effort, scan.SPARE * k)
     expected_rows, expected_scores = reference(vectors, queries, k, width, exclude)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
@@ -92,7 +92,7 @@ def test_vectors_and_queries_of_any_size_are_searched(vector: float) -> None:
 def test_without_the_kernel_it_refuses_and_says_what_to_take(monkeypatch) -> None:
     monkeypatch.setattr(scan, "_kernel", lambda: None)
     assert not ScanIndex.works()
-    with pytest.raises(ValueError, match="use FaissIndex"):
+    with pytest.raises(ValueError, match="take another engine"):
         ScanIndex(np.ones((3, 2), np.float32))
 
 

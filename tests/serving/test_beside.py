@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from ouzel.ranking import assembly
@@ -48,6 +49,39 @@ def test_a_crowd_is_answered_beside_the_loop_as_one_by_one_in_it(engine):
     crowd, alone = in_service(engine, work)
     assert crowd == alone
     assert {degraded for _, _, degraded in crowd} == {None}
+
+
+def test_vectors_that_change_under_load_are_in_the_very_next_answers(engine):
+    async def work():
+        (search,) = engine._searches
+        asked = [RecommendRequest(user_id=user, n=5) for user in USERS * 8]
+        stopping = []
+
+        async def crowd():
+            return await asyncio.gather(*(engine.answers.answer(one, Timing()) for one in asked))
+
+        async def keep_asking():
+            while not stopping:
+                await crowd()
+
+        load = asyncio.create_task(keep_asking())
+        before = lists(await crowd())
+        row = before[0][0][0]
+        vector = search.index.vector(row).copy()
+        for _ in range(3):
+            search.index.remove(np.array([row], np.int32))
+            during = lists(await crowd())
+            search.index.rebuild()
+            rebuilt = lists(await crowd())
+            assert not any(row in rows for rows, _, _ in during + rebuilt)
+            search.index.add(np.array([row], np.int32), vector[None])
+            after = lists(await crowd())
+            assert [rows for rows, _, _ in after] == [rows for rows, _, _ in before]
+        stopping.append(True)
+        await load
+        assert {degraded for _, _, degraded in during + after} == {None}
+
+    in_service(engine, work)
 
 
 def test_a_search_that_is_not_taken_is_done_in_the_loop_and_the_next_one_beside_it(

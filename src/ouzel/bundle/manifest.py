@@ -17,7 +17,7 @@ import numpy as np
 FORMAT_VERSION = 2
 """The newest Bundle format that this library reads and the one it writes.
 
-2 added `states`. Older Bundles are read: their states are in float32.
+2 added `states` and `index`. Older Bundles are read: their states are in float32.
 """
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -71,13 +71,27 @@ class StatePrecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     measured: list[MeasuredPrecision]
 
 
+class IndexRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An engine of `ouzel.retrieval.engines` with its effort, and what it was measured to find.
+
+    `recall` has `recall@10` and `recall@100`, against exact search, over `num_queries` users whose
+    vectors took no part in choosing.
+    """
+
+    engine: str
+    effort: int
+    recall: dict[str, float]
+    num_queries: int
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The self-description of a Bundle.
 
     `num_rows` is the length of the catalogue prefix that the model knows, padding row included,
     and `catalogue_digest` the digest of that prefix. `error_bounds` are measured largest absolute
     differences, by name. `parent` is the digest of the Bundle this one was made from. `states` says
-    in which precision user states are kept, and why.
+    in which precision user states are kept, and why. `index` is the automatic choice of an item
+    index when the Bundle was made (None: not measured).
     """
 
     format_version: int
@@ -95,6 +109,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parent: str | None
     files: dict[str, FileDigest]
     states: StatePrecision | None = None
+    index: IndexRecord | None = None
 
 
 class _FormatOnly(msgspec.Struct):

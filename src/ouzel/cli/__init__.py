@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "Train a model on raw events and make a home for it.",
     "evaluate": "Measure the model of a home against every baseline.",
     "recommend": "Print what a home recommends to one user.",
+    "index": "Choose how the items of a home are searched, by measuring it here.",
     "serve": "Serve a home over HTTP, with the live page.",
     "benchmark": "Measure serving on this machine: requests per second, and when a click shows.",
     "doctor": "Check this machine and a home, and say what to repair.",

@@ -43,11 +43,12 @@ from ouzel.evaluation.workload import Workload
 
 EXAMPLE = "ouzel benchmark serving --case 100k --peer --json -"
 
-Case = Literal["10k", "100k", "visible"]
+Case = Literal["10k", "100k", "1m", "visible"]
 
 SCALES = {
     "10k": Scale(num_items=10_000, num_live=10_000, num_cold=5_000),
     "100k": Scale(num_items=100_000, num_live=10_000, num_cold=5_000),
+    "1m": Scale(num_items=1_000_000, num_live=10_000, num_cold=5_000),
 }
 VISIBLE_SCALE = "100k"
 QUICK_SHARE = 20
@@ -75,7 +76,7 @@ SHOWN = (
 def command(
     topic: Annotated[Literal["serving"], typer.Argument(help="What to measure.")],
     case: Annotated[
-        Case | None, typer.Option(help="One case; all of them if it is left out.")
+        Case | None, typer.Option(help="One case; all but 1m if it is left out.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Seconds instead of minutes; the figures are rough.")
@@ -105,7 +106,7 @@ def command(
     given = None if rates is None else _rates(rates)
     rows: list[Row] = []
     if given is not None and case == "visible":
-        raise typer.BadParameter("--rates is for the cases 10k and 100k: leave one of both out")
+        raise typer.BadParameter("--rates is for the cases 10k, 100k and 1m: leave one of both out")
     every = ("10k", "100k") if given is not None else ("10k", "100k", "visible")
     for name in every if case is None else (case,):
         run = Run(QUICK if quick else FULL, model_from, seed, workers, given)

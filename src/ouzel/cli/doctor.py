@@ -13,11 +13,14 @@ from typing import Annotated, Literal, NamedTuple
 import typer
 
 from ouzel.bundle.bundle import UNFINISHED, load_bundle
+from ouzel.bundle.index import ChosenIndexes
+from ouzel.bundle.manifest import IndexRecord
 from ouzel.bundle.store import BundleStore
 from ouzel.cli import machine
 from ouzel.cli.printing.output import emit
 from ouzel.events.log_check import damage
 from ouzel.recommender.cores import usable_cores
+from ouzel.retrieval.engines import engine_of
 from ouzel.retrieval.scan import ScanIndex
 
 EXAMPLE = "ouzel doctor my-home --json -"
@@ -125,6 +128,7 @@ def check_home(home: Path) -> Iterator[Finding]:
         yield Finding("served", "broken", str(error), "promote a bundle, or train again")
     for folder in sorted(store.bundles.glob("*")):
         yield _bundle(folder)
+    yield from _index(store)
     yield from _log(home / "events.db")
 
 
@@ -157,6 +161,38 @@ def _bundle(folder: Path) -> Finding:
         return Finding("bundle", "ok", f"{load_bundle(folder).version}, every digest verified")
     except (ValueError, OSError) as error:
         return Finding("bundle", "broken", str(error), "ouzel train, or restore a copy")
+
+
+def _index(store: BundleStore) -> Iterator[Finding]:
+    """Yield how the items of the served Bundle are searched, and what recall was measured."""
+    try:
+        bundle = load_bundle(store.current())
+    except (ValueError, OSError):
+        return  # Told of above.
+    if (built := bundle.manifest.index) is not None:
+        yield Finding("index at build", "ok", _recall(built))
+    remedy = f"ouzel index {store.home}"
+    try:
+        indexes = ChosenIndexes(store.home)
+        chosen = indexes.read(bundle.digest)
+        if chosen is None:
+            if built is None:
+                found = "recall is measured when a server starts, and was not stored before"
+                yield Finding("index", "ok", found)
+            return
+        indexes.tensors(chosen)
+        dim = bundle.tensors("items")["vectors"].shape[1]
+        reason = engine_of(chosen.record.engine).why_not(bundle.manifest.num_rows, dim)
+    except (ValueError, OSError) as error:
+        yield Finding("index chosen", "broken", str(error), remedy)
+        return
+    found = f"{_recall(chosen.record)}, p99 {chosen.p99_ms:.2f} ms"
+    yield Finding("index chosen", "broken" if reason else "ok", reason or found, reason and remedy)
+
+
+def _recall(record: IndexRecord) -> str:
+    shown = ", ".join(f"{name} {share:.4f}" for name, share in sorted(record.recall.items()))
+    return f"{record.engine} ({record.effort}): {shown} over {record.num_queries} users"
 
 
 def _log(path: Path) -> Iterator[Finding]:

@@ -6,20 +6,26 @@ is popular; then the filter and the cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
+from ouzel.bundle.index import ChosenIndexes
+from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Stage
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
+from ouzel.retrieval.engines import engine_of
 from ouzel.retrieval.exact import ExactIndex
-from ouzel.retrieval.faiss import FaissIndex
-from ouzel.retrieval.index import Search
+from ouzel.retrieval.faiss import ProductIndex
+from ouzel.retrieval.index import Engine, Excluded
+from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.retrieval.tuning import tune
@@ -34,6 +40,47 @@ EXACT_ROWS_WITHOUT_KERNEL = 20_000
 
 RECALL = 0.99
 SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What `ouzel index` chose: the record, what its engine stored, and what to do if it fails."""
+
+    record: IndexRecord
+    tensors: Mapping[str, NDArray[np.generic]] | None
+    remedy: str
+
+    @classmethod
+    def of(cls, home: Path, bundle: Bundle) -> Chosen | None:
+        """Return what was chosen in `home` for this Bundle, None if nothing was.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        indexes = ChosenIndexes(home)
+        chosen = indexes.read(bundle.digest)
+        if chosen is None:
+            return None
+        return cls(chosen.record, indexes.tensors(chosen), indexes.remedy(bundle.digest))
+
+    def engine(self, vectors_ND: NDArray[np.float32]) -> Engine:
+        """Return the engine over the vectors that it was chosen for.
+
+        Raises:
+            ValueError: it cannot search here, or the codes are of other vectors.
+        """
+        try:
+            engine = engine_of(self.record.engine)
+            if reason := engine.why_not(*vectors_ND.shape):
+                raise ValueError(reason)
+            made = engine(vectors_ND, self.tensors)
+        except ValueError as error:
+            raise ValueError(
+                f"the index chosen for this home fails: {error}; {self.remedy}"
+            ) from None
+        made.effort = self.record.effort
+        made.recall = self.record.recall["recall@10"]
+        return made
 
 
 def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
@@ -56,35 +103,67 @@ def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
 
 
 def item_index(
-    vectors_ND: NDArray[np.float32], states: UserStates, samples: Sequence[History]
-) -> Search:
-    """Return what finds items: exact search, or a scan of codes where that costs milliseconds.
+    vectors_ND: NDArray[np.float32],
+    states: UserStates,
+    samples: Sequence[History],
+    chosen: Chosen | None = None,
+) -> LiveIndex:
+    """Return what finds items: what was chosen; else exact search, or a scan of codes where that
+    costs milliseconds.
 
-    An approximate index is taken only if it finds `RECALL` of the exact best 10 unseen items for
-    the vectors of the `samples`, histories of users of this very home.
+    Without a choice an approximate index is taken only if it finds `RECALL` of the exact best 10
+    unseen items for the vectors of the `samples`, histories of users of this very home.
+
+    Raises:
+        ValueError: what was chosen cannot search here, or its codes are of other vectors.
 
     >>> len(item_index(np.ones((3, 2), np.float32), states=None, samples=[]))
     2
     """
-    has_kernel = ScanIndex.works()
-    exact_rows = EXACT_ROWS if has_kernel else EXACT_ROWS_WITHOUT_KERNEL
+    if chosen is not None:
+        return LiveIndex(chosen.engine(vectors_ND))
+    large = _approximate(*vectors_ND.shape) is not None
     asked = [
         (states.query_session(history, int(history.times_ms[-1])), distinct_rows(history.rows))
-        for history in (samples if len(vectors_ND) > exact_rows else ())
+        for history in (samples if large else ())
         if len(history)
     ]
     known = [(vector, seen) for vector, seen in asked if vector is not None]
     if not known:
-        return ExactIndex(vectors_ND)
+        return LiveIndex(ExactIndex(vectors_ND))
     vectors, seen = zip(*known, strict=True)
-    exact = ExactIndex(vectors_ND)
-    index = ScanIndex(vectors_ND) if has_kernel else FaissIndex(vectors_ND)
-    tune(index, exact, np.stack(vectors), recall=RECALL, exclude=seen)
+    return LiveIndex(automatic_engine(vectors_ND, np.stack(vectors), seen))
+
+
+def automatic_engine(
+    vectors_ND: NDArray[np.float32], queries_BD: NDArray[np.float32], seen: Excluded
+) -> Engine:
+    """Return the engine that is taken where none was chosen, tuned on `queries_BD`.
+
+    `seen` are the rows that each query's user has seen, sorted.
+
+    >>> vectors_ND = np.eye(4, dtype=np.float32)
+    >>> automatic_engine(vectors_ND, vectors_ND[1:2], [np.array([1], np.int32)]).name
+    'exact'
+    """
+    quick, exact = _approximate(*vectors_ND.shape), ExactIndex(vectors_ND)
+    if quick is None or not len(queries_BD):
+        return exact
+    index = quick(vectors_ND)
+    tune(index, exact, queries_BD, recall=RECALL, exclude=seen)
     return index if index.recall >= RECALL else exact
 
 
-def sample_histories(log: EventLog) -> list[History]:
-    """Return the histories of up to `SAMPLES` users, spread over all there are.
+def _approximate(num_rows: int, dim: int) -> type[Engine] | None:
+    """Return the engine that is worth a try for so many rows, None: exact search is as fast."""
+    if ScanIndex.works():
+        return ScanIndex if num_rows > EXACT_ROWS else None
+    large = num_rows > EXACT_ROWS_WITHOUT_KERNEL and not ProductIndex.why_not(num_rows, dim)
+    return ProductIndex if large else None
+
+
+def sample_histories(log: EventLog, most: int = SAMPLES) -> list[History]:
+    """Return the histories of up to `most` users, spread over all there are.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -92,14 +171,17 @@ def sample_histories(log: EventLog) -> list[History]:
     ...     sample_histories(log)
     []
     """
-    count = min(SAMPLES, log.num_users)
+    count = min(most, log.num_users)
     return [log.history(int(user)) for user in np.linspace(0, max(0, log.num_users - 1), count)]
 
 
 def standard_stages(
-    bundle: Bundle, states: UserStates, samples: Sequence[History] = ()
+    bundle: Bundle,
+    states: UserStates,
+    samples: Sequence[History] = (),
+    chosen: Chosen | None = None,
 ) -> list[Stage]:
-    """Return the stages of the request path, in order; `samples` as in `item_index`.
+    """Return the stages of the request path, in order; `samples`, `chosen` as in `item_index`.
 
     >>> from types import SimpleNamespace
     >>> import numpy as np
@@ -116,7 +198,7 @@ def standard_stages(
     """
     return [
         EncodeUser(states),
-        SearchIndex(item_index(bundle.tensors("items")["vectors"], states, samples)),
+        SearchIndex(item_index(bundle.tensors("items")["vectors"], states, samples, chosen)),
         FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
         FillFrom(popular_sources(bundle)["popular"]),
         DropForbidden(),

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
 from ouzel.retrieval.index import Excluded, Hidden, Search
-from ouzel.retrieval.scan import ScanIndex, ScanWorker
+from ouzel.retrieval.live import LiveIndex
+from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Candidates, Query, Source, among, visible
 
 SEQUENCE = "sequence"
@@ -141,13 +142,14 @@ class SearchIndex(Stage):
 
     def search_with(self, worker: ScanWorker | None) -> bool:
         """Let `worker` search beside the caller, None: nobody; return whether the index can."""
-        self._worker = worker if isinstance(self.index, ScanIndex) else None
-        return isinstance(self.index, ScanIndex)
+        can = isinstance(self.index, LiveIndex) and self.index.scans
+        self._worker = worker if can else None
+        return can
 
     def begin(self, work: Work, done: Callable[[], None]) -> Finish | None:
         """Begin the search with the worker, if there is one."""
         asking = [query for query in work.queries if query.vector is not None]
-        if self._worker is None or not asking or not isinstance(self.index, ScanIndex):
+        if self._worker is None or not asking or not isinstance(self.index, LiveIndex):
             return None
         queries_BD, k, exclude, hidden = _asked(asking)
         begun = self.index.begin(queries_BD, k, exclude=exclude, hidden=hidden)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
-from ouzel.bundle.manifest import DataRange, StatePrecision
+from ouzel.bundle.manifest import DataRange, IndexRecord, StatePrecision
 from ouzel.compression.export import export_graphs, graph_signatures
 from ouzel.compression.parity import measure_parity
 from ouzel.compression.state_precision import choose_precision
@@ -55,6 +55,7 @@ class Provenance:
     metrics: list[dict[str, Any]]
     seed: int
     parent: str | None
+    index: IndexRecord | None = None
 
 
 def export(

@@ -15,7 +15,7 @@ from ouzel.events.log import EventLog
 from ouzel.inference.audit import audit_tolerance
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
-from ouzel.ranking.assembly import sample_histories, standard_stages
+from ouzel.ranking.assembly import Chosen, sample_histories, standard_stages
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.similar import query_like
@@ -195,7 +195,10 @@ class _Answering:
             catalog, Availability(catalog, num_rows=self._num_rows), num_rows=self._num_rows
         )
         self._pipeline = Pipeline(
-            standard_stages(bundle, self._states, sample_histories(self.log)), resting=False
+            standard_stages(
+                bundle, self._states, sample_histories(self.log), Chosen.of(home.root, bundle)
+            ),
+            resting=False,
         )
 
     def recommend(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ouzel.bundle.bundle import Bundle
-from ouzel.bundle.manifest import DataRange
+from ouzel.bundle.manifest import DataRange, IndexRecord
 from ouzel.data.clean import implicit, k_core
 from ouzel.data.dataset import Dataset
 from ouzel.data.split import Split
@@ -22,6 +23,7 @@ from ouzel.models.sequence import SEQUENCE_MODELS
 from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, split_of
 from ouzel.recommender.home import Home
+from ouzel.recommender.index import NUM_USERS, asked_by, automatic_record
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import (
     Exported,
@@ -163,7 +165,9 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     progress.say(_states_line(exported))
     scorer = sequence_scorer(exported.graphs, exported.vectors_ND)
     rows = compare(options.model, scorer, split, name=options.split, progress=progress)
-    bundle = publish(home, exported, interactions, replace(provenance, metrics=rows))
+    index = _index_record(exported, interactions)
+    provenance = replace(provenance, metrics=rows, index=index)
+    bundle = publish(home, exported, interactions, provenance)
     if options.refit:
         bundle = _refit(home, interactions, options, result, bundle, progress)
     home.store().promote(bundle.digest)
@@ -275,7 +279,15 @@ def _refit(
         precision=options.state_precision,
         threads=usable_threads(),
     )
+    provenance = replace(provenance, index=_index_record(exported, interactions))
     return publish(home, exported, interactions, provenance)
+
+
+def _index_record(exported: Exported, interactions: Interactions) -> IndexRecord | None:
+    """Return how well the items of a model are found, measured on users spread over all."""
+    users = np.unique(np.linspace(0, max(0, interactions.num_users - 1), NUM_USERS).astype(int))
+    histories = [interactions.history(user) for user in users[: interactions.num_users].tolist()]
+    return automatic_record(exported.vectors_ND, asked_by(histories, exported.graphs))
 
 
 def dropout_for(interactions: Interactions) -> float:

@@ -6,7 +6,7 @@ Shape legend: B = queries, K = results, D = dimensions, M = rows touched by a ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ Excluded = Sequence[NDArray[np.int32]]
 
 Hidden = Sequence[NDArray[np.bool_] | None]
 """Per query, a mask (N,) of the rows that may not be returned either, None: no more than those."""
+
+
+Found = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Rows (B, K) and scores (B, K), best first."""
 
 
 class Search(Protocol):
@@ -51,8 +55,53 @@ class Search(Protocol):
         ...
 
 
+class Engine(Search, Protocol):
+    """A way to search vectors that do not change; `LiveIndex` changes them. One file a library.
+
+    What it looks at is one number, its `effort`: how many rows it scores exactly, say, as
+    `effort_name` tells. More finds more and takes longer. Where there is nothing to choose, the
+    name is empty and the effort 0.
+    """
+
+    name: ClassVar[str]
+    effort_name: ClassVar[str]
+    effort: int
+    recall: float
+
+    def __init__(
+        self,
+        vectors_ND: NDArray[np.float32],
+        tensors: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> None:
+        """Build it, or take what `to_tensors` gave for the same vectors.
+
+        Raises:
+            ValueError: as `why_not`, a vector is not finite, or the tensors are others'.
+        """
+        ...
+
+    @classmethod
+    def why_not(cls, num_rows: int, dim: int) -> str:
+        """Return why it cannot search so many rows of so many dimensions here, "" if it can."""
+        ...
+
+    @property
+    def vectors_ND(self) -> NDArray[np.float32]:
+        """Return the vectors (N, D) of all rows, padding row 0 included."""
+        ...
+
+    @property
+    def most_effort(self) -> int:
+        """Return the effort beyond which exact search is as fast, or no more can be found."""
+        ...
+
+    def to_tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what was built, beside the vectors: arrays for a file."""
+        ...
+
+
 class Index(Search, Protocol):
-    """Item vectors by row that can be changed and stored. An engine is one file."""
+    """Item vectors by row that can be changed and stored: `LiveIndex` over any engine."""
 
     def add(self, rows_M: NDArray[np.int32], vectors_MD: NDArray[np.float32]) -> None:
         """Put or replace the vectors of `rows_M`; the index grows as far as rows reach."""
@@ -63,16 +112,7 @@ class Index(Search, Protocol):
         ...
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
-        """Return the arrays that a Bundle stores."""
-        ...
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]]) -> Self:
-        """Return the index that `to_tensors` described.
-
-        Raises:
-            ValueError: a tensor is missing or has the wrong shape or type.
-        """
+        """Return the arrays that hold all of it."""
         ...
 
 

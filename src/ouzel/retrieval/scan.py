@@ -19,16 +19,18 @@ import importlib.util
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.retrieval.index import Excluded, Hidden, check_search, check_vectors
+from ouzel.retrieval.index import Excluded, Found, Hidden, check_search, check_vectors
+from ouzel.retrieval.tuning import most_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ _NONE: NDArray[np.int32] = np.empty(0, np.int32)
 
 
 class ScanIndex:
-    """Item vectors as int8 codes with exact refinement; searched, never changed.
+    """Item vectors as int8 codes with exact refinement; keeps the `Engine` promise.
 
     `recall` is the measured share of the exact best that is found, NaN until it is measured.
 
@@ -55,14 +57,26 @@ class ScanIndex:
     ...     assert (rows.tolist(), scores.tolist()) == ([[1, 2]], [[2.0, 1.0]])
     """
 
-    def __init__(self, vectors_ND: NDArray[np.float32]) -> None:
-        """Raises: ValueError if there is no kernel for this machine, or a vector is not finite."""
+    name: ClassVar[str] = "scan"
+    effort_name: ClassVar[str] = "candidates"
+
+    def __init__(
+        self,
+        vectors_ND: NDArray[np.float32],
+        tensors: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> None:
+        """Raises: ValueError if there is no kernel for this machine, a vector is not finite, or
+        the tensors are of other vectors.
+        """
         _loaded()
         check_vectors(vectors_ND)
         self._vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
-        self._scale_D = np.abs(self._vectors_ND).max(axis=0, initial=0) / np.float32(_LARGEST)
-        self._codes = packed_codes(self._vectors_ND, self._scale_D)
-        self.candidates = CANDIDATES
+        if tensors is None:
+            self._scale_D = np.abs(self._vectors_ND).max(axis=0, initial=0) / np.float32(_LARGEST)
+            self._codes = packed_codes(self._vectors_ND, self._scale_D)
+        else:
+            self._scale_D, self._codes = _kept(tensors, self._vectors_ND.shape)
+        self.effort = CANDIDATES
         self.recall = float("nan")
 
     @staticmethod
@@ -71,8 +85,23 @@ class ScanIndex:
         kernel = _kernel()
         return kernel is not None and bool(kernel.ouzel_scan_works())
 
+    @classmethod
+    def why_not(cls, num_rows: int, dim: int) -> str:
+        """Return that there is no kernel here, "" if there is."""
+        return "" if cls.works() else "the scan kernel does not work on this machine"
+
     def __len__(self) -> int:
         return len(self._vectors_ND) - 1
+
+    @property
+    def vectors_ND(self) -> NDArray[np.float32]:
+        """Return the vectors (N, D)."""
+        return self._vectors_ND
+
+    @property
+    def most_effort(self) -> int:
+        """Return the most rows worth scoring exactly."""
+        return most_candidates(len(self))
 
     def search(
         self,
@@ -133,7 +162,7 @@ class ScanIndex:
             banned_F.ctypes.data,
             ends.ctypes.data,
             addresses.ctypes.data,
-            min(num_rows, max(self.candidates, SPARE * k)),
+            min(num_rows, max(self.effort, SPARE * k)),
             k,
             rows_BK.ctypes.data,
             scores_BK.ctypes.data,
@@ -144,6 +173,10 @@ class ScanIndex:
     def vector(self, row: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a row, None if there is no such row."""
         return self._vectors_ND[row] if 0 < row < len(self._vectors_ND) else None
+
+    def to_tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return `codes` (blocks, G, 16, 4) uint8 and `scale` (D,) float32."""
+        return {"codes": self._codes, "scale": self._scale_D}
 
 
 class _Arguments(ctypes.Structure):
@@ -170,15 +203,19 @@ class _Arguments(ctypes.Structure):
 
 @dataclass(slots=True)
 class BegunScan:
-    """A search under way: `kept` is what the kernel reads meanwhile, `failed` is set at its end."""
+    """A search under way: `kept` is what the kernel reads meanwhile, `failed` is set at its end.
+
+    `complete` turns what the kernel found into the result, if there is more to it.
+    """
 
     rows_BK: NDArray[np.int32]
     scores_BK: NDArray[np.float32]
     arguments: _Arguments
     kept: tuple[NDArray[np.generic] | Hidden | None, ...]
     failed: bool = False
+    complete: Callable[[NDArray[np.int32], NDArray[np.float32]], Found] | None = None
 
-    def result(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def result(self) -> Found:
         """Return rows and scores, as `ScanIndex.search`, of a search that is done.
 
         Raises:
@@ -190,6 +227,8 @@ class BegunScan:
         """
         if self.failed:
             raise MemoryError("not enough memory for a search: ask for fewer results")
+        if self.complete is not None:
+            return self.complete(self.rows_BK, self.scores_BK)
         return self.rows_BK, self.scores_BK
 
 
@@ -306,6 +345,21 @@ def query_codes(queries_BD: NDArray[np.float32], scale_D: NDArray[np.float32]) -
     return codes
 
 
+def _kept(
+    tensors: Mapping[str, NDArray[np.generic]], shape: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return scale and codes of tensors that were made for vectors of this shape."""
+    num_rows, dim = shape
+    blocks = -(-num_rows // (LANES * _BLOCKS_AT_ONCE)) * _BLOCKS_AT_ONCE
+    wanted = {"codes": ((blocks, -(-dim // 4), LANES, 4), "u1"), "scale": ((dim,), "<f4")}
+    for name, (size, kind) in wanted.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.shape != size or tensor.dtype != np.dtype(kind):
+            raise ValueError(f"tensor {name!r} does not fit {num_rows} vectors: build codes anew")
+    codes = np.ascontiguousarray(tensors["codes"], np.uint8)
+    return np.ascontiguousarray(tensors["scale"], np.float32), codes
+
+
 def _addresses(masks: Hidden, num_rows: int) -> NDArray[np.uintp]:
     """Return where each mask lies, 0 for none."""
     for mask in masks:
@@ -323,7 +377,7 @@ def _unit(vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:
 def _loaded() -> ctypes.CDLL:
     kernel = _kernel()
     if kernel is None or not kernel.ouzel_scan_works():
-        raise ValueError("the scan kernel does not work on this machine: use FaissIndex")
+        raise ValueError("the scan kernel does not work on this machine: take another engine")
     return kernel
 
 

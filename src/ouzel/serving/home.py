@@ -12,7 +12,7 @@ from ouzel.inference.audit import audit_tolerance
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.shared import Directory
 from ouzel.inference.states import UserStates
-from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
+from ouzel.ranking.assembly import Chosen, popular_sources, sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.serving.engine import Engine, Parts
 from ouzel.serving.rebuilds import fork_encoder
@@ -29,7 +29,8 @@ def open_home(home: Path, *, state_bytes: int, workers: int = 1) -> Engine:
     With several `workers` its states lie where processes forked from this one can read them.
 
     Raises:
-        ValueError: there is no model, it is damaged, or it does not belong to this log.
+        ValueError: there is no model, it is damaged, or it does not belong to this log; or the
+            index that was chosen for it cannot be used here.
 
     >>> open_home(Path("no-such-home"), state_bytes=1 << 20)
     Traceback (most recent call last):
@@ -40,7 +41,8 @@ def open_home(home: Path, *, state_bytes: int, workers: int = 1) -> Engine:
     log = EventLog.open(home / LOG_FILE)
     try:
         _check_catalogue(log, bundle)
-        return Engine(_assemble(log, bundle, state_bytes, workers))
+        chosen = Chosen.of(home, bundle)
+        return Engine(_assemble(log, bundle, chosen, state_bytes=state_bytes, workers=workers))
     except BaseException:
         log.close()
         raise
@@ -55,7 +57,9 @@ def default_state_bytes() -> int:
     return min(4 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
-def _assemble(log: EventLog, bundle: Bundle, state_bytes: int, workers: int) -> Parts:
+def _assemble(
+    log: EventLog, bundle: Bundle, chosen: Chosen | None, *, state_bytes: int, workers: int
+) -> Parts:
     graphs = Graphs.of(bundle)
     num_rows = bundle.manifest.num_rows
     writer = LogWriter(log)
@@ -68,7 +72,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int, workers: int) -> 
         directory=Directory() if workers > 1 else None,
         tolerance=audit_tolerance(bundle.manifest),
     )
-    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log)))
+    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log), chosen))
     return Parts(
         log=log,
         states=states,
