@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.events.availability import Availability
+from ouzel.events.availability import COLUMN, Availability, is_hiding
 from ouzel.events.catalog import Catalog
 from ouzel.ranking import conditions
 from ouzel.ranking.conditions import Comparison, Condition
@@ -141,6 +141,20 @@ class Filters:
             return self._availability.hidden
         kept = self.kept(text)
         return kept if kept is not None else self.keep(text, self.make(text))
+
+    def shown(self, text: str | None, rows: Iterable[int]) -> list[int]:
+        """Return those of `rows` that a filter shows, looked at one by one, in any mask or not.
+
+        Raises:
+            ValueError: as `hidden`.
+        """
+        condition = None if text is None else conditions.parse(text)
+        available = self._catalog.column(COLUMN)
+        return [
+            row
+            for row in rows
+            if not is_hiding(available[row]) and (condition is None or self._shown(condition, row))
+        ]
 
     def kept(self, text: str) -> NDArray[np.bool_] | None:
         """Return the mask of a filter that was asked for lately, up to date; None: make it."""

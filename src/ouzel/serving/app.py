@@ -24,7 +24,7 @@ from ouzel.serving.pages import Pages
 from ouzel.serving.problem import ProblemError
 from ouzel.serving.read_routes import Answering, ReadRoute
 from ouzel.serving.security import Access
-from ouzel.serving.wire import RecommendRequest, SimilarRequest
+from ouzel.serving.wire import RankRequest, RecommendRequest, SimilarRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ def build_app(engine: Engine, access: Access) -> ASGIApp:
 
     short: dict[bytes, Short] = {
         b"/v1/recommend": _recommend(engine).short,
+        b"/v1/rank": _rank(engine).short,
         b"/v1/similar": _similar(engine).short,
         b"/v1/events": EventsRoute(engine).short,
     }
@@ -96,7 +97,7 @@ def routes(engine: Engine) -> list[Route]:
     """Return every route of the server.
 
     >>> [route.path for route in routes(engine=None)][:3]
-    ['/v1/recommend', '/v1/similar', '/v1/events']
+    ['/v1/recommend', '/v1/rank', '/v1/similar']
     """
 
     def read(path: str, answering: Answering) -> Route:
@@ -105,6 +106,7 @@ def routes(engine: Engine) -> list[Route]:
     pages = Pages()
     return [
         Route("/v1/recommend", _recommend(engine), methods=["GET", "POST"]),
+        Route("/v1/rank", _rank(engine), methods=["POST"]),
         Route("/v1/similar", _similar(engine), methods=["GET", "POST"]),
         Route("/v1/events", EventsRoute(engine), methods=["POST"]),
         Route("/v1/popular", PopularRoute(engine), methods=["GET"]),
@@ -133,6 +135,10 @@ class _Items:
 
 def _recommend(engine: Engine) -> ListRoute:
     return ListRoute(engine, "recommend", RecommendRequest)
+
+
+def _rank(engine: Engine) -> ListRoute:
+    return ListRoute(engine, "rank", RankRequest)
 
 
 def _similar(engine: Engine) -> ListRoute:
