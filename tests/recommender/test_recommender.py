@@ -82,6 +82,20 @@ def test_sources_are_united_in_python_as_over_http(trained: Path) -> None:
         recommender.recommend(["user 1"], source={"vmis": 1})
 
 
+def test_lists_are_arranged_in_python_as_over_http(trained: Path) -> None:
+    recommender = Recommender.load(trained)
+    plain = recommender.recommend(["user 1"], k=5)["item_id"].to_list()
+    pins = [{"item_id": "c3-3", "position": 2}]
+    assert recommender.recommend(["user 1"], k=5, pins=pins)["item_id"][1] == "c3-3"
+    varied = recommender.recommend(["user 1"], k=5, diversity={"method": "dpp", "weight": 0.9})
+    assert set(varied["item_id"]) != set(plain)
+    drawn = recommender.recommend(["user 1"], k=5, explore={"temperature": 50, "seed": 1})
+    assert drawn["item_id"].to_list() != plain
+    assert drawn["propensity"].is_between(0, 1).all()
+    with pytest.raises(ValueError, match="no item has a field 'shop'"):
+        recommender.recommend(["user 1"], caps={"shop": 1})
+
+
 def test_own_items_are_ranked_in_python(trained: Path) -> None:
     recommender = Recommender.load(trained)
     best = recommender.recommend(["user 1"], k=60, exclude_seen=False)["item_id"].to_list()

@@ -159,3 +159,92 @@ def test_what_cannot_be_is_refused_by_name(client, path, fields, named):
     reply = client.post(f"/v1/{path}", json=fields)
     assert reply.status_code == 422
     assert named in reply.text
+
+
+def test_caps_by_field(client):
+    for row in range(13, 33, 2):
+        change(client, f"i{row}", fields={"genres": "Comedy|War"})
+    found = client.post(
+        "/v1/recommend",
+        json={"user_id": "ada", "n": 8, "caps": {"genres": 2}, "fields": ["genres"]},
+    )
+    genres = [item["fields"]["genres"] for item in found.json()["items"]]
+    assert sorted(genres) == ["Comedy|War"] * 2 + ["Drama"] * 2
+
+
+def test_pins_have_their_places_unless_they_may_not_be_shown(client):
+    change(client, "i25", available=False)
+    pins = [{"item_id": f"i{row}", "position": place} for row, place in ((20, 2), (25, 1), (11, 3))]
+    reply = ask(client, n=4, pins=[*pins, {"item_id": "nobody", "position": 1}])
+    assert ids(reply) == ["i13", "i20", "i14", "i15"]  # i25 is hidden, i11 was seen
+    assert ids(rank(client, items=["i13", "i20", "i14"], pins=pins)) == ["i13", "i20", "i14"]
+
+
+def test_items_newer_than_the_model_are_pinned_if_they_may_be_shown(client):
+    put = [{"item_id": "fresh", "fields": {}}, {"item_id": "gone", "available": False}]
+    assert client.put("/v1/items", json=put).status_code == 200
+    pins = [{"item_id": "gone", "position": 1}, {"item_id": "fresh", "position": 2}]
+    assert ids(ask(client, n=2, pins=pins)) == ["i13", "fresh"]
+    assert ids(ask(client, n=2, pins=pins, filter='"Drama" in genres')) == ["i13", "i14"]
+
+
+@pytest.mark.parametrize("method", ["mmr", "dpp"])
+def test_variety_is_asked_for_by_weight(client, method):
+    plain = ids(ask(client, n=5))
+    assert ids(ask(client, n=5, diversity={"method": method, "weight": 0})) == plain
+    assert len(ids(ask(client, n=5, diversity={"method": method, "weight": 0.5}))) == 5
+
+
+def test_a_calibrated_list_takes_the_shares_of_the_history(client):
+    for row in (11, 12, 30, 31, 32):
+        change(client, f"i{row}", fields={"genres": "War"})
+    calibrated = {"method": "calibrated", "weight": 1, "field": "genres"}
+    found = set(ids(ask(client, n=3, diversity=calibrated)))
+    assert len(found & {"i30", "i31", "i32"}) == 2
+
+
+def test_what_chance_did_is_in_the_reply_and_in_the_log(client, engine):
+    asked = {
+        "n": 4,
+        "explore": {"temperature": 5, "seed": 11},
+        "pins": [{"item_id": "i9", "position": 1}],
+    }
+    first, second = ask(client, **asked), ask(client, **asked)
+    assert ids(first) == ids(second) != ids(ask(client, n=4))
+    propensities = [item["propensity"] for item in first.json()["items"]]
+    assert propensities[0] == 1 and all(0 < one < 1 for one in propensities[1:])
+    click(client, "i1", user_id="bo")  # what was shown is written before it
+    (shown,) = engine.log.impressions(first.json()["request_id"])
+    assert list(shown.propensities) == propensities
+    unseeded = {tuple(ids(ask(client, n=4, explore={"temperature": 5}))) for _ in range(6)}
+    assert len(unseeded) > 1
+
+
+def test_without_chance_there_are_no_propensities(client, engine):
+    reply = ask(client, n=2, caps={"genres": 9})
+    assert "propensity" not in reply.json()["items"][0]
+    click(client, "i1", user_id="bo")
+    (shown,) = engine.log.impressions(reply.json()["request_id"])
+    assert shown.propensities is None
+
+
+@pytest.mark.parametrize("path", ["recommend", "rank"])
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"diversity": {"method": "mmr", "weight": 1.1}}, "weight"),
+        ({"diversity": {"method": "random", "weight": 1}}, "method"),
+        ({"diversity": {"method": "calibrated", "weight": 1}}, "field"),
+        ({"diversity": {"method": "dpp", "weight": 1, "field": "genres"}}, "field"),
+        ({"diversity": {"method": "calibrated", "weight": 1, "field": "shop"}}, "'shop'"),
+        ({"caps": {"genres": 0}}, "caps"),
+        ({"caps": {"shop": 1}}, "no item has a field 'shop': items have genres, title"),
+        ({"pins": [{"item_id": "i1", "position": 0}]}, "position"),
+        ({"explore": {"temperature": 0}}, "temperature"),
+        ({"explore": {"temperature": 1, "seed": -1}}, "seed"),
+    ],
+)
+def test_an_arrangement_that_cannot_be_is_refused_by_name(client, path, fields, named):
+    reply = client.post(f"/v1/{path}", json={"items": ["i1"], **fields})
+    assert reply.status_code == 422
+    assert named in reply.text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -142,19 +142,26 @@ class Filters:
         kept = self.kept(text)
         return kept if kept is not None else self.keep(text, self.make(text))
 
-    def shown(self, text: str | None, rows: Iterable[int]) -> list[int]:
-        """Return those of `rows` that a filter shows, looked at one by one, in any mask or not.
+    def shown(self, text: str | None, rows_K: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the rows (K,) with 0 for those that no mask covers and a filter does not show.
+
+        Masks are as long as the model's table; the items that came after it are looked at here.
 
         Raises:
             ValueError: as `hidden`.
         """
+        beyond = np.flatnonzero(rows_K >= self._num_rows)
+        if not len(beyond):
+            return rows_K
         condition = None if text is None else conditions.parse(text)
         available = self._catalog.column(COLUMN)
-        return [
-            row
-            for row in rows
-            if not is_hiding(available[row]) and (condition is None or self._shown(condition, row))
-        ]
+        found_K = rows_K.copy()
+        for place in beyond:
+            row = int(rows_K[place])
+            gone = condition is not None and not self._shown(condition, row)
+            if gone or is_hiding(available[row]):
+                found_K[place] = 0
+        return found_K
 
     def kept(self, text: str) -> NDArray[np.bool_] | None:
         """Return the mask of a filter that was asked for lately, up to date; None: make it."""

@@ -137,8 +137,7 @@ class Pinned(Stage):
         rows = np.array(list(query.arrangement.pins), np.int32)
         if len(found):
             rows = rows[~among(rows, np.sort(found.rows_K))]
-        lowest = found.scores_K.min(initial=0.0) - 1
-        return unite(found, Candidates.of(PINNED, rows, np.full(len(rows), lowest)))
+        return unite(found, Candidates.of(PINNED, rows, np.zeros(len(rows), np.float32)))
 
 
 class Relevance(Stage):

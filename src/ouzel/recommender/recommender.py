@@ -95,7 +95,8 @@ class Recommender:
         A user without known events gets what is popular; `source` says so. `filter` says which
         items may be shown, such as `"Drama" in genres` (see `ouzel.ranking.conditions`).
         `arranging` are fields of `Gathering` in `ouzel.serving.arranging`, the same as over HTTP,
-        such as `sources={"sequence": 1, "vmis": 0.5}`.
+        such as `diversity={"method": "mmr", "weight": 0.3}` or `caps={"genres": 3}`. With
+        `explore` there is a column `propensity`.
 
         Raises:
             ValueError: nothing was fitted, `k` is not between 1 and 500, an id is no text, or the
@@ -110,14 +111,15 @@ class Recommender:
         answering = self._open()
         query = Query(k=k, now_ms=clock.now_ms(), hidden=answering.filters.hidden(filter))
         if asked.arranges():
-            query = answering.arranged(query, asked, None)
+            query = answering.arranged(query, asked, filter)
         lists = answering.recommend(user_ids, query, exclude_seen=exclude_seen)
         names = ("user_id", "item_id")
         parts = [
             _frame(names, user_id, found, answering.log)
             for user_id, found in zip(user_ids, lists, strict=True)
         ]
-        return pl.concat(parts or [_frame(names, "", Candidates.empty(), answering.log)])
+        nothing = _frame(names, "", Candidates.empty(), answering.log)
+        return pl.concat(parts or [nothing], how="diagonal")
 
     def rank(
         self,
@@ -152,12 +154,13 @@ class Recommender:
         asked = _asked(arranging, Arranging)
         answering = self._open()
         query = Query(k=k, now_ms=clock.now_ms(), hidden=answering.filters.hidden(filter))
-        query = answering.arranged(query, asked, answering.own(item_ids, filter))
+        query = answering.arranged(query, asked, filter, own=list(item_ids))
         lists = answering.recommend(user_ids, query, exclude_seen=exclude_seen)
         names = ("user_id", "item_id")
         found = zip(user_ids, lists, strict=True)
         parts = [_frame(names, user_id, one, answering.log) for user_id, one in found]
-        return pl.concat(parts or [_frame(names, "", Candidates.empty(), answering.log)])
+        nothing = _frame(names, "", Candidates.empty(), answering.log)
+        return pl.concat(parts or [nothing], how="diagonal")
 
     def similar(
         self, item_ids: Sequence[str], *, k: int = 10, filter: str | None = None
@@ -271,26 +274,23 @@ class _Answering:
         path = self._paths.union if arranged.own_K is None else self._paths.rank
         return path.run(queries).found
 
-    def arranged(self, query: Query, asked: Arranging, own_K: NDArray[np.int32] | None) -> Query:
-        """Return the query with what is asked of its list."""
-        from ouzel.serving.arranging import arrangement, breadth_of, filters_of
+    def arranged(
+        self, query: Query, asked: Arranging, filter: str | None, *, own: list[str] | None = None
+    ) -> Query:
+        """Return the query with what is asked of its list; `own` are the only candidates."""
+        from ouzel.serving import arranging
 
-        masks = {text: self.filters.hidden(text) for text in filters_of(asked)}
-        rows_of = self.log.catalog.rows
+        def rows_of(item_ids: list[str]) -> NDArray[np.int32]:
+            return self.filters.shown(filter, self.log.catalog.rows(item_ids))
+
+        self._paths.categories.check(arranging.fields_of(asked))
+        masks = {text: self.filters.hidden(text) for text in arranging.filters_of(asked)}
+        own_K = None if own is None else arranging.distinct_items(rows_of(own))
         return replace(
             query,
-            breadth=breadth_of(asked, query.k),
-            arrangement=arrangement(asked, rows_of=rows_of, masks=masks, own_K=own_K),
+            breadth=arranging.breadth_of(asked, query.k),
+            arrangement=arranging.arrangement(asked, rows_of=rows_of, masks=masks, own_K=own_K),
         )
-
-    def own(self, item_ids: Sequence[str], filter: str | None) -> NDArray[np.int32]:
-        """Return the rows of items, each once, that are known and not hidden beyond the masks."""
-        import numpy as np
-
-        rows = dict.fromkeys(self.log.catalog.rows(item_ids).tolist())
-        beyond = [row for row in rows if row >= self._num_rows]
-        gone = {0, *beyond} - set(self.filters.shown(filter, beyond))
-        return np.array([row for row in rows if row not in gone], np.int32)
 
     def similar(
         self, item_ids: Sequence[str], k: int, *, hidden: NDArray[np.bool_] | None
@@ -349,4 +349,7 @@ def _frame(names: tuple[str, str], asked: str, found: Candidates, log: EventLog)
         "source": [found.names[source] for source in found.sources_K.tolist()],
     }
     types = {names[0]: str, names[1]: str, "score": float, "rank": int, "source": str}
+    if found.propensities_K is not None:
+        columns["propensity"] = found.propensities_K.tolist()
+        types["propensity"] = float
     return pl.DataFrame(columns, schema=types)

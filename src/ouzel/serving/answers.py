@@ -27,7 +27,13 @@ from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
 from ouzel.ranking.similar import query_like
 from ouzel.retrieval.arrangement import Arrangement
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
-from ouzel.serving.arranging import arrangement, breadth_of, filters_of
+from ouzel.serving.arranging import (
+    arrangement,
+    breadth_of,
+    distinct_items,
+    fields_of,
+    filters_of,
+)
 from ouzel.serving.problem import FieldError, ProblemError, invalid
 from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Part, Timing
@@ -188,22 +194,17 @@ class Answers:
     def _arrange(
         self, request: RecommendRequest | RankRequest, masks: Mapping[str, NDArray[np.bool_] | None]
     ) -> tuple[Pipeline, Arrangement]:
-        own_K = self._own(request) if isinstance(request, RankRequest) else None
+
+        def rows_of(item_ids: list[str]) -> NDArray[np.int32]:
+            return self._filters.shown(request.filter, self._catalog.rows(item_ids))
+
+        own_K = distinct_items(rows_of(request.items)) if isinstance(request, RankRequest) else None
         try:
-            arranged = arrangement(request, rows_of=self._rows, masks=masks, own_K=own_K)
+            self.paths.categories.check(fields_of(request))
+            arranged = arrangement(request, rows_of=rows_of, masks=masks, own_K=own_K)
         except ValueError as error:
             raise invalid([FieldError("request", "invalid", str(error))]) from None
         return self.paths.union if own_K is None else self.paths.rank, arranged
-
-    def _own(self, request: RankRequest) -> NDArray[np.int32]:
-        """Return the rows of the caller's candidates, each once, that a mask does not know to hide.
-
-        Masks are as long as the model's table; of the items after it each is looked at.
-        """
-        rows = dict.fromkeys(self._catalog.rows(request.items).tolist())
-        beyond = [row for row in rows if row >= self._num_rows]
-        gone = {0, *beyond} - set(self._filters.shown(request.filter, beyond))
-        return np.array([row for row in rows if row not in gone], np.int32)
 
     async def hidden(self, text: str | None) -> NDArray[np.bool_] | None:
         """Return the mask of rows that a request's filter hides; what is long is done beside.

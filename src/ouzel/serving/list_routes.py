@@ -77,7 +77,7 @@ class ListRoute:
         if isinstance(request, RankRequest):
             reply = _with_unknown(reply, request, self._engine)
         if scope["method"] != "HEAD":
-            _note_shown(self._engine, request, reply)
+            _note_shown(self._engine, request, reply, answer.found)
         return _encode(reply)
 
 
@@ -103,7 +103,7 @@ class PopularRoute:
         timing.mark("A", "search")
         reply = _reply(self._engine, Answer(found, None), request.fields, timing)
         if scope["method"] != "HEAD":
-            _note_shown(self._engine, RecommendRequest(), reply)
+            _note_shown(self._engine, RecommendRequest(), reply, found)
         await send_bytes(send, _encode(reply))
 
 
@@ -161,6 +161,7 @@ def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownI
     rows = found.rows_K.tolist()
     columns = {name: engine.catalog.column(name) for name in fields}
     united = None if found.ranks_KS is None else proposers(found)
+    drawn = None if found.propensities_K is None else found.propensities_K.tolist()
     return [
         ShownItem(
             item_id=item_id,
@@ -168,6 +169,7 @@ def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownI
             rank=rank,
             source=found.names[source],
             sources=None if united is None else united[rank - 1],
+            propensity=None if drawn is None else drawn[rank - 1],
             fields={name: texts[row] for name, texts in columns.items()} if columns else None,
         )
         for rank, (row, item_id, score, source) in enumerate(
@@ -183,7 +185,10 @@ def _shown(engine: Engine, found: Candidates, fields: list[Name]) -> list[ShownI
     ]
 
 
-def _note_shown(engine: Engine, request: ListRequest, reply: RecommendReply) -> None:
+def _note_shown(
+    engine: Engine, request: ListRequest, reply: RecommendReply, found: Candidates
+) -> None:
+    propensities_K = found.propensities_K
     engine.writer.append_later(
         Impression(
             event_id=f"shown-{reply.request_id}",
@@ -194,5 +199,6 @@ def _note_shown(engine: Engine, request: ListRequest, reply: RecommendReply) -> 
             user_id=request.user_id,
             session_id=request.session_id,
             context=None if isinstance(request, SimilarRequest) else request.context,
+            propensities=None if propensities_K is None else tuple(propensities_K.tolist()),
         )
     )

@@ -146,7 +146,8 @@ class ShownItem(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One place of a list; `source` says who proposed it, `rank` starts at 1.
 
     Scores can be compared within a source. `sources` are all who proposed it, where several were
-    asked.
+    asked. `propensity` is there if chance took part: the probability with which the item was drawn
+    for its place, given the places before it.
     """
 
     item_id: str
@@ -154,6 +155,7 @@ class ShownItem(msgspec.Struct, kw_only=True, omit_defaults=True):
     rank: int
     source: str
     sources: list[str] | None = None
+    propensity: float | None = None
     fields: dict[str, str] | None = None
 
 
