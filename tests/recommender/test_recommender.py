@@ -76,8 +76,11 @@ def test_sources_are_united_in_python_as_over_http(trained: Path) -> None:
     recommender = Recommender.load(trained)
     found = recommender.recommend(["user 1"], k=20, sources={"vmis": 1, "popular": 0.1})
     assert set(found["source"]) == {"vmis", "popular"}
-    boosted = recommender.recommend(["user 1"], boosts=[{"items": ["c3-3"], "factor": 1000}])
-    assert boosted["item_id"][0] == "c3-3"
+    plain = recommender.recommend(["user 1"], k=2)
+    boosts = [{"items": [plain["item_id"][1]], "factor": 1e3}]
+    boosted = recommender.recommend(["user 1"], k=2, boosts=boosts)
+    assert boosted["item_id"].to_list() == plain["item_id"].to_list()[::-1]
+    assert boosted["score"][0] == pytest.approx(plain["score"][1] + np.log(1e3), abs=1e-3)
     with pytest.raises(ValueError, match=r"source.*Gathering"):
         recommender.recommend(["user 1"], source={"vmis": 1})
 

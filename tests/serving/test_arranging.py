@@ -178,6 +178,8 @@ def test_pins_have_their_places_unless_they_may_not_be_shown(client):
     reply = ask(client, n=4, pins=[*pins, {"item_id": "nobody", "position": 1}])
     assert ids(reply) == ["i13", "i20", "i14", "i15"]  # i25 is hidden, i11 was seen
     assert ids(rank(client, items=["i13", "i20", "i14"], pins=pins)) == ["i13", "i20", "i14"]
+    beyond = [{"item_id": "i13", "position": 3}, {"item_id": "i20", "position": 4}]
+    assert ids(ask(client, n=2, pins=beyond)) == ["i13", "i14"]
 
 
 def test_items_newer_than_the_model_are_pinned_if_they_may_be_shown(client):

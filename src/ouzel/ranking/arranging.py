@@ -41,6 +41,7 @@ class Arrange(Stage):
 
     name = "arrange"
     kind: Kind = "select"
+    optional = True
 
     def __init__(self, vector_of: VectorOf, categories: Categories) -> None:
         self._vector_of = vector_of

@@ -74,7 +74,10 @@ def paths(
     """
     kinds = {kind: [stage for stage in standard.stages if stage.kind == kind] for kind in _KINDS}
     fills = [stage for stage in standard.stages if isinstance(stage, FillFrom)]
-    proposing = [Propose(fill.source, needs_history=fill.needs_history) for fill in fills]
+    proposing = [
+        Propose(fill.source, needs_history=fill.needs_history, optional=fill.optional)
+        for fill in fills
+    ]
     vector_of, categories = _vector_of(standard), Categories(catalog)
     scoring: list[Stage] = [
         Relevance(vector_of, _popularity(standard)),

@@ -246,6 +246,10 @@ class TopK(Stage):
             ]
         )
 
+    def fallback(self, work: Work) -> Work:
+        """Return the same: whatever was wrong, a list is no longer than was asked."""
+        return TopK.run(self, work)
+
 
 def join(first: Candidates, second: Candidates) -> Candidates:
     """Return the candidates of both, first then second, each with its source's name.

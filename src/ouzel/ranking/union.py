@@ -47,11 +47,18 @@ class Propose(Stage):
     """
 
     kind: Kind = "source"
-    optional = True
 
-    def __init__(self, source: Source, *, needs_history: bool = False, extra: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        needs_history: bool = False,
+        optional: bool = True,
+        extra: bool = False,
+    ) -> None:
         self.name = source.name
         self._source = source
+        self.optional = optional
         self._needs_history = needs_history
         self._extra = extra
 
@@ -113,6 +120,10 @@ class OwnCandidates(Stage):
         pairs = zip(work.queries, work.found, strict=True)
         return work.with_found([self._with_own(query, found) for query, found in pairs])
 
+    def fallback(self, work: Work) -> Work:
+        """Return the same: there is nothing else to answer with."""
+        return OwnCandidates.run(self, work)
+
     def _with_own(self, query: Query, found: Candidates) -> Candidates:
         own_K = None if query.arrangement is None else query.arrangement.own_K
         if own_K is None:
@@ -150,6 +161,7 @@ class Relevance(Stage):
 
     name = "relevance"
     kind: Kind = "score"
+    optional = True
 
     def __init__(self, vector_of: VectorOf, popularity_N: NDArray[np.floating]) -> None:
         self._vector_of = vector_of
@@ -203,6 +215,7 @@ class BoostWeights(Stage):
 
     name = "boost"
     kind: Kind = "score"
+    optional = True
 
     def run(self, work: Work) -> Work:
         """Return the work with boosted scores, best first."""

@@ -286,11 +286,9 @@ class _Answering:
         self._paths.categories.check(arranging.fields_of(asked))
         masks = {text: self.filters.hidden(text) for text in arranging.filters_of(asked)}
         own_K = None if own is None else arranging.distinct_items(rows_of(own))
-        return replace(
-            query,
-            breadth=arranging.breadth_of(asked, query.k),
-            arrangement=arranging.arrangement(asked, rows_of=rows_of, masks=masks, own_K=own_K),
-        )
+        asked_for = arranging.arrangement(asked, query.k, rows_of=rows_of, masks=masks, own_K=own_K)
+        breadth = arranging.breadth_of(asked, query.k)
+        return replace(query, breadth=breadth, arrangement=asked_for)
 
     def similar(
         self, item_ids: Sequence[str], k: int, *, hidden: NDArray[np.bool_] | None

@@ -55,6 +55,10 @@ CROWD_MS = 100.0
 MAX_UNDER_WAY = 2
 """Passes beside the loop: one that runs and one that is ready. Who comes later gathers."""
 
+WATCH_SECONDS = 0.05
+"""How often passes beside the loop are looked after: one past its deadline goes on without the
+stage that does not come back."""
+
 REBUILD_MS = 150.0
 """How long a request may wait for its user's state to be made beside the loop."""
 
@@ -140,6 +144,7 @@ class Answers:
         self._waiting: list[_Waiting] = []
         self._made: dict[str, asyncio.Task[Mask]] = {}
         self._under_way = 0
+        self._beside: list[tuple[list[_Waiting], _Ride]] = []
         self._open = 0
         self._crowded_ms = -math.inf
         # What a stage costs is part A of an answer, but for what completes the query: part P.
@@ -201,7 +206,8 @@ class Answers:
         own_K = distinct_items(rows_of(request.items)) if isinstance(request, RankRequest) else None
         try:
             self.paths.categories.check(fields_of(request))
-            arranged = arrangement(request, rows_of=rows_of, masks=masks, own_K=own_K)
+            k = request.n or len(request.items)
+            arranged = arrangement(request, k, rows_of=rows_of, masks=masks, own_K=own_K)
         except ValueError as error:
             raise invalid([FieldError("request", "invalid", str(error))]) from None
         return self.paths.union if own_K is None else self.paths.rank, arranged
@@ -288,8 +294,11 @@ class Answers:
             # Only now, so that the answers just made leave before the next pass takes the loop.
             asyncio.get_running_loop().call_soon(self._pass)
 
-    def _advance(self, batch: list[_Waiting], ride: _Ride) -> None:
-        """Go on with a pass; its answers are given out if that is its end."""
+    def _advance(self, batch: list[_Waiting], ride: _Ride, *, late: bool = False) -> None:
+        """Go on with a pass; its answers are given out if that is its end.
+
+        One that is `late` does not wait for the stage that it is beside.
+        """
 
         def again(passing: Pass) -> None:
             if not ride.over:
@@ -299,8 +308,11 @@ class Answers:
         # To go beside the loop would take longer than it saves, if nobody is likely to come by.
         alone = _monotonic_ms() - self._crowded_ms > CROWD_MS
         try:
+            if late:
+                ride.pipeline.give_up(ride.passing)
             ranked = ride.pipeline.advance(ride.passing, None if alone else again)
             if ranked is None:
+                self._look_after(batch, ride)
                 return
             answers = ride.answers(ranked, self._parts[ride.pipeline])
         except Exception as error:
@@ -311,6 +323,24 @@ class Answers:
                     waiting.future.set_result(answer)
         ride.over = True
         self._under_way -= 1
+
+    def _look_after(self, batch: list[_Waiting], ride: _Ride) -> None:
+        """Remember a pass that goes on beside the loop, in case that it does not come back."""
+        if not self._beside:
+            asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
+        self._beside.append((batch, ride))
+
+    def _watch(self) -> None:
+        """Let the passes that are past their deadline go on with the fallback of their stage."""
+        beside, self._beside = self._beside, []
+        for batch, ride in beside:
+            if ride.over:
+                continue
+            if _monotonic_ms() <= ride.passing.deadline_ms:
+                self._look_after(batch, ride)
+                continue
+            self._advance(batch, ride, late=True)
+            asyncio.get_running_loop().call_soon(self._pass)
 
     def _query(self, asked: _Asked, now_ms: int, deadline_ms: float) -> tuple[Query, str | None]:
         """Return the query of a request, and the name of what failed on the way to it."""

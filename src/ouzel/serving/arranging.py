@@ -133,18 +133,21 @@ class Gathering(Arranging, kw_only=True, forbid_unknown_fields=True):
 
 def arrangement(
     asked: Arranging,
+    k: int,
     *,
     rows_of: RowsOf,
     masks: Mapping[str, NDArray[np.bool_] | None],
     own_K: NDArray[np.int32] | None = None,
 ) -> Arrangement:
-    """Return what is asked, in rows; `masks` are those of its filters, see `filters_of`.
+    """Return what is asked of a list of k, in rows.
+
+    `masks` are those of its filters, see `filters_of`; a pin beyond the list is none.
 
     Raises:
         ValueError: all sources have the weight 0.
 
     >>> asked = Gathering(boosts=[BoostIn(factor=2, items=["heat"])], sources={"vmis": 1})
-    >>> found = arrangement(asked, rows_of=lambda ids: np.full(len(ids), 2), masks={})
+    >>> found = arrangement(asked, 5, rows_of=lambda ids: np.full(len(ids), 2), masks={})
     >>> found.weights, found.boosts[0].rows_R
     ({'vmis': 1}, array([2]))
     """
@@ -157,7 +160,7 @@ def arrangement(
         own_K=own_K,
         diversity=_diversity(asked.diversity),
         caps=asked.caps,
-        pins={row: pin.position for pin, row in pins if row > 0},
+        pins={row: pin.position for pin, row in pins if row > 0 and pin.position <= k},
         boosts=tuple(_boost(boost, rows_of, masks) for boost in asked.boosts),
         explore=_explore(asked.explore),
     )
