@@ -237,10 +237,34 @@ def test_impressions_are_found_by_request(log: EventLog) -> None:
         model_version="m+0",
         session_id="s",
         context={"surface": "home"},
+        propensities=(0.5, 0.25),
     )
     log.append([item("a"), shown, did("1", "a", request_id="r")])
     assert log.impressions("r") == [shown]
     assert log.impressions("other") == []
+
+
+def test_impressions_of_a_log_before_propensities_are_read(log: EventLog) -> None:
+    body = (
+        b'{"type":"impression","event_id":"i","timestamp_ms":5,"request_id":"r","item_ids":["a"],'
+        b'"model_version":"m+0","user_id":null,"session_id":"s","context":null}'
+    )
+    with log._transaction():
+        log._writer.execute(
+            "INSERT INTO events (event_id, timestamp_ms, user, row, request_id, body)"
+            " VALUES ('i', 5, -1, 0, 'r', ?)",
+            (body,),
+        )
+    (shown,) = log.impressions("r")
+    assert shown.item_ids == ("a",) and shown.propensities is None
+
+
+def test_the_newest_entries_of_histories_are_read_in_order(log: EventLog) -> None:
+    log.append([item("a"), item("b"), did("1", "a"), did("2", "b"), did("3", "a", event="hide")])
+    log.append([did("4", "later"), did("5", "a")])
+    assert log.newest(10).rows.tolist() == [1, 2, 1]
+    assert log.newest(2).rows.tolist() == [2, 1]
+    assert len(log.newest(2).times_ms) == 2
 
 
 def test_everything_is_there_after_reopening(log: EventLog, path: Path) -> None:

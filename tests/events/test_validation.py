@@ -122,3 +122,13 @@ def test_every_field_of_an_event_is_checked(event: msgspec.Struct, change: dict)
     assert check_event(event) is event  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r".+: .+"):
         check_event(msgspec.structs.replace(event, **change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("propensities", "said"),
+    [((), "0 numbers for 1 items"), ((0.0,), "above 0"), ((1.5,), "1.5"), ((float("nan"),), "nan")],
+)
+def test_propensities_are_probabilities_one_for_each_item(propensities, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_event(msgspec.structs.replace(SHOWN, propensities=propensities))
+    assert check_event(msgspec.structs.replace(SHOWN, propensities=(0.25,)))

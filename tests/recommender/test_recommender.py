@@ -18,6 +18,7 @@ from ouzel.events.alone import alone
 from ouzel.events.types import ItemUpdate
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import TrainOptions
+from ouzel.retrieval.types import Query
 from tests.recommender.conftest import NUM_USERS, walks
 
 
@@ -67,8 +68,47 @@ def test_many_users_at_once_are_all_answered_by_the_model(trained: Path) -> None
     answering._pipeline._monotonic_ms = lambda: float(next(moments))
     users = [f"user {number % NUM_USERS}" for number in range(2000)]
     for _ in range(5):
-        found = answering.recommend(users, 3, exclude_seen=True, hidden=None)
+        found = answering.recommend(users, Query(k=3, now_ms=0), exclude_seen=True)
         assert {one.names for one in found} == {("sequence",)}
+
+
+def test_sources_are_united_in_python_as_over_http(trained: Path) -> None:
+    recommender = Recommender.load(trained)
+    found = recommender.recommend(["user 1"], k=20, sources={"vmis": 1, "popular": 0.1})
+    assert set(found["source"]) == {"vmis", "popular"}
+    plain = recommender.recommend(["user 1"], k=2)
+    boosts = [{"items": [plain["item_id"][1]], "factor": 1e3}]
+    boosted = recommender.recommend(["user 1"], k=2, boosts=boosts)
+    assert boosted["item_id"].to_list() == plain["item_id"].to_list()[::-1]
+    assert boosted["score"][0] == pytest.approx(plain["score"][1] + np.log(1e3), abs=1e-3)
+    with pytest.raises(ValueError, match=r"source.*Gathering"):
+        recommender.recommend(["user 1"], source={"vmis": 1})
+
+
+def test_lists_are_arranged_in_python_as_over_http(trained: Path) -> None:
+    recommender = Recommender.load(trained)
+    plain = recommender.recommend(["user 1"], k=5)["item_id"].to_list()
+    pins = [{"item_id": "c3-3", "position": 2}]
+    assert recommender.recommend(["user 1"], k=5, pins=pins)["item_id"][1] == "c3-3"
+    varied = recommender.recommend(["user 1"], k=5, diversity={"method": "dpp", "weight": 0.9})
+    assert set(varied["item_id"]) != set(plain)
+    drawn = recommender.recommend(["user 1"], k=5, explore={"temperature": 50, "seed": 1})
+    assert drawn["item_id"].to_list() != plain
+    assert drawn["propensity"].is_between(0, 1).all()
+    with pytest.raises(ValueError, match="no item has a field 'shop'"):
+        recommender.recommend(["user 1"], caps={"shop": 1})
+
+
+def test_own_items_are_ranked_in_python(trained: Path) -> None:
+    recommender = Recommender.load(trained)
+    best = recommender.recommend(["user 1"], k=60, exclude_seen=False)["item_id"].to_list()
+    ranked = recommender.rank(["user 1", "nobody"], [*sorted(best), "unknown"])
+    ours = ranked.filter(pl.col("user_id") == "user 1")
+    assert ours["item_id"].to_list() == best
+    assert set(ranked.filter(pl.col("user_id") == "nobody")["source"]) == {"popular"}
+    assert len(recommender.rank(["user 1"], best, k=3)) == 3
+    with pytest.raises(ValueError, match="1 to 1000"):
+        recommender.rank(["user 1"], [])
 
 
 def test_a_home_that_is_served_takes_no_import(home: Path) -> None:

@@ -17,7 +17,8 @@ from tests.serving.doubles import make_engine
 @pytest.fixture
 def engine(tmp_path):
     engine = make_engine(tmp_path)
-    engine.answers.rank([RecommendRequest(user_id=user) for user in ("ada", "bo")], [])
+    asked = [RecommendRequest(user_id=user) for user in ("ada", "bo")]
+    engine.answers.rank(asked, [Timing(), Timing()])
     yield engine
     engine.log.close()
 

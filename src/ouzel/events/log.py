@@ -177,6 +177,14 @@ class EventLog:
         with self._read_lock:
             return log_read.history(self._reader, int(user))
 
+    def newest(self, limit: int) -> History:
+        """Return rows and times of the `limit` newest entries that are part of anybody's history.
+
+        They are in the order of the log, oldest first.
+        """
+        with self._read_lock:
+            return log_read.newest(self._reader, limit)
+
     def interactions(self, *, until_offset: int | None = None) -> Interactions:
         """Return the histories of all users, from offsets up to `until_offset` (all if None).
 

@@ -107,6 +107,29 @@ def history(connection: sqlite3.Connection, user: int) -> History:
     return History(np.array(_numbers(rows), np.int32), np.array(_numbers(times_ms), np.int64))
 
 
+def newest(connection: sqlite3.Connection, limit: int) -> History:
+    """Return the rows and times of the newest entries that are part of histories, oldest first.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_append import Batch
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
+    >>> (receipt,) = batch.add([seen])
+    >>> newest(connection, 10).times_ms.tolist()
+    [5]
+    """
+    records = connection.execute(
+        f"SELECT row, timestamp_ms FROM events NOT INDEXED WHERE {HISTORY_ROWS}"
+        " ORDER BY offset DESC LIMIT ?",
+        (limit,),
+    )
+    table = np.fromiter(records, np.dtype([("row", np.int32), ("time", np.int64)]))[::-1]
+    return History(table["row"].copy(), table["time"].copy())
+
+
 def interactions(connection: sqlite3.Connection, until_offset: int) -> Interactions:
     """Return the histories of all users, from events at offsets up to `until_offset`.
 

@@ -32,8 +32,12 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, tag="interaction"):
     properties: dict[str, Any] | None = None
 
 
-class Impression(msgspec.Struct, frozen=True, kw_only=True, tag="impression"):
-    """Items were shown, in this order; later clicks name its `request_id`."""
+class Impression(msgspec.Struct, frozen=True, kw_only=True, tag="impression", omit_defaults=True):
+    """Items were shown, in this order; later clicks name its `request_id`.
+
+    `propensities` are there if chance took part: for each item the probability with which it was
+    drawn for its place, given the places before it. Their product is that of the list.
+    """
 
     event_id: str
     timestamp_ms: int
@@ -43,6 +47,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, tag="impression"):
     user_id: str | None = None
     session_id: str | None = None
     context: dict[str, Any] | None = None
+    propensities: tuple[float, ...] | None = None
 
 
 class ItemUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="item"):

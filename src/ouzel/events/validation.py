@@ -120,6 +120,7 @@ def check_event(event: Event) -> Event:
             check_id(event.request_id, "request_id")
             for item_id in event.item_ids:
                 check_id(item_id)
+            _check_propensities(event)
         case ItemUpdate():
             check_id(event.item_id)
             check_columns(event.columns)
@@ -138,6 +139,20 @@ def _check_interaction(event: Interaction) -> None:
     check_value(event.value)
     if event.request_id is not None:
         check_id(event.request_id, "request_id")
+
+
+def _check_propensities(event: Impression) -> None:
+    propensities = event.propensities
+    if propensities is None:
+        return
+    if len(propensities) != len(event.item_ids):
+        raise ValueError(
+            f"propensities has {len(propensities)} numbers for {len(event.item_ids)} items:"
+            " give one for each"
+        )
+    for propensity in propensities:
+        if not 0 < propensity <= 1:
+            raise ValueError(f"propensities has {propensity}: give numbers above 0, up to 1")
 
 
 def _check_actor(user_id: str | None, session_id: str | None) -> None:

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.events.availability import Availability
+from ouzel.events.availability import COLUMN, Availability, is_hiding
 from ouzel.events.catalog import Catalog
 from ouzel.ranking import conditions
 from ouzel.ranking.conditions import Comparison, Condition
@@ -141,6 +141,27 @@ class Filters:
             return self._availability.hidden
         kept = self.kept(text)
         return kept if kept is not None else self.keep(text, self.make(text))
+
+    def shown(self, text: str | None, rows_K: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the rows (K,) with 0 for those that no mask covers and a filter does not show.
+
+        Masks are as long as the model's table; the items that came after it are looked at here.
+
+        Raises:
+            ValueError: as `hidden`.
+        """
+        beyond = np.flatnonzero(rows_K >= self._num_rows)
+        if not len(beyond):
+            return rows_K
+        condition = None if text is None else conditions.parse(text)
+        available = self._catalog.column(COLUMN)
+        found_K = rows_K.copy()
+        for place in beyond:
+            row = int(rows_K[place])
+            gone = condition is not None and not self._shown(condition, row)
+            if gone or is_hiding(available[row]):
+                found_K[place] = 0
+        return found_K
 
     def kept(self, text: str) -> NDArray[np.bool_] | None:
         """Return the mask of a filter that was asked for lately, up to date; None: make it."""

@@ -7,6 +7,7 @@ and one index search serve them all. Scores do not depend on who else is in the 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -115,10 +116,12 @@ class Pass:
 class Pipeline:
     """Stages in order under a deadline. A failing stage degrades an answer, never loses it.
 
-    A stage that raises is tried again query by query, so one bad query does not degrade its
-    neighbours; where it raises again its fallback goes on. `failures` and `overruns` count per
-    stage. Without `resting` no stage is bypassed for its overruns: who asks in bulk would rather
-    wait. `monotonic_ms` is the clock of budgets and deadlines; tests replace it.
+    A stage that raises, or whose scores are no numbers, is tried again query by query, so one bad
+    query does not degrade its neighbours; where it fails again its fallback goes on. One that goes
+    on beside the caller and does not come back can be given up; one that hangs here holds up the
+    caller, and nothing but its rest keeps it from the next pass. `failures` and `overruns` count
+    per stage. Without `resting` no stage is bypassed for its overruns: who asks in bulk would
+    rather wait. `monotonic_ms` is the clock of budgets and deadlines; tests replace it.
 
     >>> from ouzel.ranking.stages import FillFrom, TopK
     >>> import numpy as np
@@ -184,6 +187,15 @@ class Pipeline:
             self._watch(stage, passing)
         return Ranked(passing.work.found, tuple(passing.degraded), tuple(passing.stage_ms))
 
+    def give_up(self, passing: Pass) -> None:
+        """Let the fallback go on for a stage beside the caller that does not come back."""
+        stage = self.stages[len(passing.stage_ms)]
+        passing.finish = None
+        self._note(stage, TimeoutError("it did not come back before the deadline of the pass"))
+        _mark(passing.degraded, range(len(passing.work.queries)), stage.name)
+        passing.work = stage.fallback(passing.work)
+        self._watch(stage, passing, late=True)
+
     def _bypassed(self, stage: Stage, passing: Pass) -> bool:
         if not stage.optional or passing.finish is not None:
             return False
@@ -200,13 +212,13 @@ class Pipeline:
             self._note(stage, error)
         return passing.finish is not None
 
-    def _watch(self, stage: Stage, passing: Pass) -> None:
-        """Note the time of a stage that is done, and whether it was within its budget."""
+    def _watch(self, stage: Stage, passing: Pass, *, late: bool = False) -> None:
+        """Note the time of a stage that is done, and if it was `late` or over its budget."""
         now = self._monotonic_ms()
         spent_ms = now - passing.begun_ms
         passing.stage_ms.append(spent_ms)
         passing.begun_ms = now
-        if spent_ms / max(1, len(passing.work.queries)) <= stage.budget_ms:
+        if not late and spent_ms / max(1, len(passing.work.queries)) <= stage.budget_ms:
             self._streak[stage.name] = 0
             return
         self.overruns[stage.name] += 1
@@ -221,6 +233,7 @@ class Pipeline:
         passing.finish = None
         try:
             done = stage.run(work) if finish is None else finish()
+            _check_scores(stage, work, done)
             return (replace(done, late=()) if done.late else done), done.late
         except Exception as error:
             self._note(stage, error)
@@ -234,7 +247,9 @@ class Pipeline:
         for place, (query, found) in enumerate(zip(work.queries, work.found, strict=True)):
             single = Work((query,), (found,))
             try:
-                done.append(stage.run(single))
+                after = stage.run(single)
+                _check_scores(stage, single, after)
+                done.append(after)
             except Exception:
                 done.append(stage.fallback(single))
                 failed.append(place)
@@ -247,6 +262,21 @@ class Pipeline:
         count = self.failures[stage.name]
         if count & (count - 1) == 0:
             logger.warning("stage %s failed (%d so far)", stage.name, count, exc_info=error)
+
+
+def _check_scores(stage: Stage, before: Work, after: Work) -> None:
+    """Return nothing if the scores that a stage gave are numbers, infinite ones if it is a source.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for old, found in zip(before.found, after.found, strict=True):
+        if found is old or not len(found):
+            continue
+        # One product tells of all: a tenth of the cost of looking at each.
+        squares = float(found.scores_K.dot(found.scores_K))
+        if math.isnan(squares) or (math.isinf(squares) and stage.kind != "source"):
+            raise ValueError("it gave a score that is no number")
 
 
 def _mark(degraded: list[str | None], places: Sequence[int], name: str) -> None:

@@ -118,8 +118,10 @@ class EncodeUser(Stage):
 
 class SearchIndex(Stage):
     """Finds the best items for every query that has a vector, in one search of the index.
-    The budget grows with the index: a search may read every row of it. An index of
-    codes can be searched beside the caller, see `search_with`.
+
+    It finds as many as the query's `k`, or its `breadth` if that is more. The budget grows with the
+    index: a search may read every row of it. An index of codes can be searched beside the caller,
+    see `search_with`.
     """
 
     name = "search"
@@ -132,7 +134,7 @@ class SearchIndex(Stage):
         self.budget_ms = BUDGET_MS * (1 + len(index) / 1e6)
 
     def run(self, work: Work) -> Work:
-        """Return the work with up to k candidates for each query that has a vector."""
+        """Return the work with candidates for each query that has a vector."""
         asking = [query for query in work.queries if query.vector is not None]
         if not asking:
             return work
@@ -163,7 +165,8 @@ def _asked(
     vectors = [query.vector for query in queries if query.vector is not None]
     masks = [query.hidden for query in queries]
     hidden = None if all(mask is None for mask in masks) else masks
-    return np.stack(vectors), max(q.k for q in queries), [q.forbidden for q in queries], hidden
+    wanted = max(max(q.k, q.breadth) for q in queries)
+    return np.stack(vectors), wanted, [q.forbidden for q in queries], hidden
 
 
 def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.float32]) -> Work:
@@ -173,7 +176,8 @@ def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.fl
     for place, rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
         query = work.queries[place]
         name = query.source or (SESSION if query.user is None else SEQUENCE)
-        best = Candidates.of(name, rows_K[: query.k], scores_K[: query.k])
+        wanted = max(query.k, query.breadth)
+        best = Candidates.of(name, rows_K[:wanted], scores_K[:wanted])
         found[place] = join(found[place], best)
     return work.with_found(found)
 
@@ -243,6 +247,10 @@ class TopK(Stage):
                 for query, found in pairs
             ]
         )
+
+    def fallback(self, work: Work) -> Work:
+        """Return the same: whatever was wrong, a list is no longer than was asked."""
+        return TopK.run(self, work)
 
 
 def join(first: Candidates, second: Candidates) -> Candidates:

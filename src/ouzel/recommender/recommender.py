@@ -6,8 +6,9 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ouzel.events import clock
 from ouzel.events.availability import Availability
@@ -17,10 +18,12 @@ from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import Chosen, sample_histories, standard_stages
 from ouzel.ranking.filters import Filters
+from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.similar import query_like
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Silent, TrainOptions
+from ouzel.retrieval.trending import TrendingSource
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
 
 if TYPE_CHECKING:
@@ -28,10 +31,18 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from ouzel.serving.arranging import Arranging
+
+Asked = TypeVar("Asked", bound="Arranging")
+
 STATE_BYTES = 256 << 20
 """Memory for user states in a Python process."""
 
+NEWEST_EVENTS = 50_000
+"""How far back in the log the trending list begins."""
+
 MAX_K = 500
+MAX_RANKED = 1000
 
 
 class Recommender:
@@ -78,28 +89,79 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         filter: str | None = None,
+        **arranging: Any,
     ) -> pl.DataFrame:
         """Return `user_id, item_id, score, rank, source`, up to `k` rows a user, best first.
 
         A user without known events gets what is popular; `source` says so. `filter` says which
         items may be shown, such as `"Drama" in genres` (see `ouzel.ranking.conditions`).
+        `arranging` are fields of `Gathering` in `ouzel.serving.arranging`, the same as over HTTP,
+        such as `diversity={"method": "mmr", "weight": 0.3}` or `caps={"genres": 3}`. With
+        `explore` there is a column `propensity`.
 
         Raises:
             ValueError: nothing was fitted, `k` is not between 1 and 500, an id is no text, or the
-                filter cannot be read.
+                filter or a field of `arranging` cannot be read.
         """
         import polars as pl
 
+        from ouzel.serving.arranging import Gathering
+
         _check(user_ids, k, filter, name="user_ids")
+        asked = _asked(arranging, Gathering)
         answering = self._open()
-        hidden = answering.filters.hidden(filter)
-        lists = answering.recommend(user_ids, k, exclude_seen=exclude_seen, hidden=hidden)
+        query = Query(k=k, now_ms=clock.now_ms(), hidden=answering.filters.hidden(filter))
+        if asked.arranges():
+            query = answering.arranged(query, asked, filter)
+        lists = answering.recommend(user_ids, query, exclude_seen=exclude_seen)
         names = ("user_id", "item_id")
         parts = [
             _frame(names, user_id, found, answering.log)
             for user_id, found in zip(user_ids, lists, strict=True)
         ]
-        return pl.concat(parts or [_frame(names, "", Candidates.empty(), answering.log)])
+        nothing = _frame(names, "", Candidates.empty(), answering.log)
+        return pl.concat(parts or [nothing], how="diagonal")
+
+    def rank(
+        self,
+        user_ids: Sequence[str],
+        item_ids: Sequence[str],
+        *,
+        k: int | None = None,
+        exclude_seen: bool = False,
+        filter: str | None = None,
+        **arranging: Any,
+    ) -> pl.DataFrame:
+        """Return `user_id, item_id, score, rank, source`: the items in order for each user.
+
+        All items are in it, or the best `k`, but for those that are hidden or that the catalogue
+        does not have. Items that the model does not know come last, as source `unscored`.
+        `arranging` are fields of `Arranging` in `ouzel.serving.arranging`.
+
+        Raises:
+            ValueError: as `recommend`, or there are not 1 to 1,000 items.
+        """
+        import polars as pl
+
+        from ouzel.serving.arranging import Arranging
+
+        _check(user_ids, 1, filter, name="user_ids")
+        _check(item_ids, 1, filter, name="item_ids")
+        if not 1 <= len(item_ids) <= MAX_RANKED:
+            raise ValueError(f"item_ids has {len(item_ids)} items: give 1 to {MAX_RANKED}")
+        k = len(item_ids) if k is None else k
+        if not isinstance(k, int) or not 1 <= k <= MAX_RANKED:
+            raise ValueError(f"k is {k!r}: give a whole number, 1 to {MAX_RANKED}")
+        asked = _asked(arranging, Arranging)
+        answering = self._open()
+        query = Query(k=k, now_ms=clock.now_ms(), hidden=answering.filters.hidden(filter))
+        query = answering.arranged(query, asked, filter, own=list(item_ids))
+        lists = answering.recommend(user_ids, query, exclude_seen=exclude_seen)
+        names = ("user_id", "item_id")
+        found = zip(user_ids, lists, strict=True)
+        parts = [_frame(names, user_id, one, answering.log) for user_id, one in found]
+        nothing = _frame(names, "", Candidates.empty(), answering.log)
+        return pl.concat(parts or [nothing], how="diagonal")
 
     def similar(
         self, item_ids: Sequence[str], *, k: int = 10, filter: str | None = None
@@ -200,22 +262,38 @@ class _Answering:
             ),
             resting=False,
         )
+        trending = TrendingSource(self._num_rows)
+        trending.observe_all(self.log.newest(NEWEST_EVENTS))
+        self._paths = paths(self._pipeline, catalog, extra=[trending], resting=False)
 
     def recommend(
-        self,
-        user_ids: Sequence[str],
-        k: int,
-        *,
-        exclude_seen: bool,
-        hidden: NDArray[np.bool_] | None,
+        self, user_ids: Sequence[str], query: Query, *, exclude_seen: bool
     ) -> Sequence[Candidates]:
-        """Return the candidates of each user, best first."""
-        now_ms = clock.now_ms()
-        queries = [
-            self._query(user_id, k, now_ms, exclude_seen=exclude_seen, hidden=hidden)
-            for user_id in user_ids
-        ]
-        return self._pipeline.run(queries).found if queries else ()
+        """Return the candidates of each user, best first: `query` says all but who asks."""
+        if not user_ids:
+            return ()
+        queries = [self._of_user(user_id, query, exclude_seen) for user_id in user_ids]
+        arranged = query.arrangement
+        if arranged is None:
+            return self._pipeline.run(queries).found
+        path = self._paths.union if arranged.own_K is None else self._paths.rank
+        return path.run(queries).found
+
+    def arranged(
+        self, query: Query, asked: Arranging, filter: str | None, *, own: list[str] | None = None
+    ) -> Query:
+        """Return the query with what is asked of its list; `own` are the only candidates."""
+        from ouzel.serving import arranging
+
+        def rows_of(item_ids: list[str]) -> NDArray[np.int32]:
+            return self.filters.shown(filter, self.log.catalog.rows(item_ids))
+
+        self._paths.categories.check(arranging.fields_of(asked))
+        masks = {text: self.filters.hidden(text) for text in arranging.filters_of(asked)}
+        own_K = None if own is None else arranging.distinct_items(rows_of(own))
+        asked_for = arranging.arrangement(asked, query.k, rows_of=rows_of, masks=masks, own_K=own_K)
+        breadth = arranging.breadth_of(asked, query.k)
+        return replace(query, breadth=breadth, arrangement=asked_for)
 
     def similar(
         self, item_ids: Sequence[str], k: int, *, hidden: NDArray[np.bool_] | None
@@ -236,19 +314,21 @@ class _Answering:
         ]
         return self._pipeline.run(queries).found if queries else ()
 
-    def _query(
-        self,
-        user_id: str,
-        k: int,
-        now_ms: int,
-        *,
-        exclude_seen: bool,
-        hidden: NDArray[np.bool_] | None,
-    ) -> Query:
+    def _of_user(self, user_id: str, query: Query, exclude_seen: bool) -> Query:
         user = self.log.user_row(user_id)
         history = no_history() if user is None else self.log.history(user)
         seen = distinct_rows(history.rows if exclude_seen else no_history().rows)
-        return Query(k=k, now_ms=now_ms, user=user, history=history, forbidden=seen, hidden=hidden)
+        return replace(query, user=user, history=history, forbidden=seen)
+
+
+def _asked(arranging: dict[str, Any], kind: type[Asked]) -> Asked:
+    """Return the fields as what they are over HTTP."""
+    import msgspec
+
+    try:
+        return msgspec.convert(arranging, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{error}: see the fields of {kind.__name__}") from None
 
 
 def _check(ids: Sequence[str], k: int, filter: str | None, *, name: str) -> None:
@@ -272,4 +352,7 @@ def _frame(names: tuple[str, str], asked: str, found: Candidates, log: EventLog)
         "source": [found.names[source] for source in found.sources_K.tolist()],
     }
     types = {names[0]: str, names[1]: str, "score": float, "rank": int, "source": str}
+    if found.propensities_K is not None:
+        columns["propensity"] = found.propensities_K.tolist()
+        types["propensity"] = float
     return pl.DataFrame(columns, schema=types)

@@ -83,6 +83,7 @@ class PopularSource:
 
     def __init__(self, scores_N: NDArray[np.float32], *, name: str = "popular") -> None:
         self.name = name
+        self.scores_N = scores_N
         order = top_k(scores_N, len(scores_N))
         self._rows_R = order[order > 0].astype(np.int32)
         self._scores_R = scores_N[self._rows_R].astype(np.float32)

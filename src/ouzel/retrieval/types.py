@@ -1,6 +1,7 @@
 """What a candidate source is asked and what it answers: plain columns, rows only.
 
-Shape legend: D = dimensions of a vector, K = candidates, n = events in a history.
+Shape legend: D = dimensions of a vector, K = candidates, S = sources of a list, n = events in a
+history.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
+from ouzel.retrieval.arrangement import Arrangement
 
 
 def _no_rows() -> NDArray[np.int32]:
@@ -40,6 +42,8 @@ class Query:
     all may be seen). `source` names what is found by `vector`; if empty, by whose vector it is.
     `now_ms` is the request time in UTC milliseconds, `deadline_ms` the
     latest moment for an answer on the scale of `time.monotonic() * 1000` (infinite: none).
+    `breadth` is how many candidates are gathered in all before they are scored, 0: k of them.
+    `arrangement` says how the list is put together where scores alone do not decide.
 
     >>> Query(k=10, now_ms=0).forbidden
     array([], dtype=int32)
@@ -54,6 +58,8 @@ class Query:
     hidden: NDArray[np.bool_] | None = None
     source: str = ""
     deadline_ms: float = math.inf
+    breadth: int = 0
+    arrangement: Arrangement | None = None
 
     def with_vector(self, vector: NDArray[np.float32] | None) -> Query:
         """Return the same request with this vector; much cheaper than `dataclasses.replace`."""
@@ -67,6 +73,8 @@ class Query:
             hidden=self.hidden,
             source=self.source,
             deadline_ms=self.deadline_ms,
+            breadth=self.breadth,
+            arrangement=self.arrangement,
         )
 
 
@@ -106,7 +114,10 @@ class Candidates:
     """K candidates as columns of one length: never a list of objects.
 
     `rows_K` int32 catalogue rows, `scores_K` float32 (higher is better), `sources_K` int8: which
-    of `names` each came from.
+    of `names` each came from. In a union of sources `ranks_KS` int16 is the rank, from 1, that each
+    of `names` gave the item, 0 where it did not propose it. `propensities_K` float64 are there
+    where chance took part: the probability with which each was drawn for its place, given the
+    places before it.
 
     Raises:
         ValueError: the columns differ in length.
@@ -120,6 +131,8 @@ class Candidates:
     scores_K: NDArray[np.float32]
     sources_K: NDArray[np.int8]
     names: tuple[str, ...]
+    ranks_KS: NDArray[np.int16] | None = None
+    propensities_K: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         lengths = (len(self.rows_K), len(self.scores_K), len(self.sources_K))
@@ -151,8 +164,14 @@ class Candidates:
     def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_] | Sequence[int]) -> Candidates:
         """Return the candidates at the positions `chosen`, in that order, or under a mask."""
         index = np.asarray(chosen, dtype=None if len(chosen) else np.int64)
+        ranks_KS, propensities_K = self.ranks_KS, self.propensities_K
         return Candidates(
-            self.rows_K[index], self.scores_K[index], self.sources_K[index], self.names
+            self.rows_K[index],
+            self.scores_K[index],
+            self.sources_K[index],
+            self.names,
+            None if ranks_KS is None else ranks_KS[index],
+            None if propensities_K is None else propensities_K[index],
         )
 
 

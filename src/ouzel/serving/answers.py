@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -21,15 +22,23 @@ from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
 from ouzel.ranking.filters import Filters, Mask
+from ouzel.ranking.paths import Paths
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
 from ouzel.ranking.similar import query_like
-from ouzel.retrieval.index import Hidden
+from ouzel.retrieval.arrangement import Arrangement
 from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
+from ouzel.serving.arranging import (
+    arrangement,
+    breadth_of,
+    distinct_items,
+    fields_of,
+    filters_of,
+)
 from ouzel.serving.problem import FieldError, ProblemError, invalid
 from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Part, Timing
 from ouzel.serving.visitors import Visitor, Visitors
-from ouzel.serving.wire import RecommendRequest, SimilarRequest
+from ouzel.serving.wire import RankRequest, RecommendRequest, SimilarRequest
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +55,10 @@ CROWD_MS = 100.0
 MAX_UNDER_WAY = 2
 """Passes beside the loop: one that runs and one that is ready. Who comes later gathers."""
 
+WATCH_SECONDS = 0.05
+"""How often passes beside the loop are looked after: one past its deadline goes on without the
+stage that does not come back."""
+
 REBUILD_MS = 150.0
 """How long a request may wait for its user's state to be made beside the loop."""
 
@@ -56,7 +69,7 @@ MAX_WAITING = 1024
 """Most requests that may wait for a pass. Even answered by fallbacks alone, at about 0.2 ms each,
 these take the time of one deadline: who came after them would wait for nothing but a late list."""
 
-ListRequest = RecommendRequest | SimilarRequest
+ListRequest = RecommendRequest | SimilarRequest | RankRequest
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -78,11 +91,17 @@ class Held(Protocol):
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _Asked:
     request: ListRequest
     timing: Timing
-    read_ms: float
     hidden: NDArray[np.bool_] | None
+    arranged: Arrangement | None
+
+
+@dataclass(slots=True)
+class _Waiting(_Asked):
+    pipeline: Pipeline
+    read_ms: float
     future: asyncio.Future[Answer]
 
 
@@ -90,6 +109,7 @@ class _Waiting:
 class _Ride:
     """A pass with those who ride in it; `troubles[i]` is what failed on the way to query i."""
 
+    pipeline: Pipeline
     passing: Pass
     timings: Sequence[Timing]
     troubles: list[str | None]
@@ -112,7 +132,7 @@ class Answers:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        paths: Paths,
         visitors: Visitors,
         catalog: Catalog,
         *,
@@ -121,7 +141,8 @@ class Answers:
         num_rows: int,
         rebuilds: Rebuilds | None = None,
     ) -> None:
-        self.pipeline = pipeline
+        self.paths = paths
+        self.pipeline = paths.standard
         self._rebuilds = rebuilds
         self._states = states
         self._visitors = visitors
@@ -131,12 +152,16 @@ class Answers:
         self._waiting: list[_Waiting] = []
         self._made: dict[str, asyncio.Task[Mask]] = {}
         self._under_way = 0
+        self._beside: list[tuple[list[_Waiting], _Ride]] = []
         self._open = 0
         self._crowded_ms = -math.inf
         # What a stage costs is part A of an answer, but for what completes the query: part P.
-        self._parts: list[tuple[Part, str]] = [
-            ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
-        ]
+        self._parts: dict[Pipeline, list[tuple[Part, str]]] = {
+            pipeline: [
+                ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
+            ]
+            for pipeline in paths.all
+        }
 
     async def answer(self, request: ListRequest, timing: Timing) -> Answer:
         """Return the list for one request; `timing` learns what each stage took.
@@ -155,6 +180,9 @@ class Answers:
 
     async def _answer(self, request: ListRequest, timing: Timing, read_ms: float) -> Answer:
         hidden = await self.hidden(request.filter)
+        pipeline, arranged = self.pipeline, None
+        if not isinstance(request, SimilarRequest) and request.arranges():
+            pipeline, arranged = await self._arranged(request)
         absent = None if self._rebuilds is None else self._absent(request)
         if self._rebuilds is not None and absent is not None:
             await self._rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
@@ -165,8 +193,32 @@ class Answers:
         future: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._pass)
-        self._waiting.append(_Waiting(request, timing, read_ms, hidden, future))
+        self._waiting.append(_Waiting(request, timing, hidden, arranged, pipeline, read_ms, future))
         return await future
+
+    async def _arranged(
+        self, request: RecommendRequest | RankRequest
+    ) -> tuple[Pipeline, Arrangement]:
+        """Return the path of a request that asks for more than the list of scores, and what."""
+        # One after the other: masks of the same filters are made once, and few at a time.
+        masks = {text: await self.hidden(text) for text in filters_of(request)}
+        return self._arrange(request, masks)
+
+    def _arrange(
+        self, request: RecommendRequest | RankRequest, masks: Mapping[str, NDArray[np.bool_] | None]
+    ) -> tuple[Pipeline, Arrangement]:
+
+        def rows_of(item_ids: list[str]) -> NDArray[np.int32]:
+            return self._filters.shown(request.filter, self._catalog.rows(item_ids))
+
+        own_K = distinct_items(rows_of(request.items)) if isinstance(request, RankRequest) else None
+        try:
+            self.paths.categories.check(fields_of(request))
+            k = request.n or len(request.items)
+            arranged = arrangement(request, k, rows_of=rows_of, masks=masks, own_K=own_K)
+        except ValueError as error:
+            raise invalid([FieldError("request", "invalid", str(error))]) from None
+        return self.paths.union if own_K is None else self.paths.rank, arranged
 
     async def hidden(self, text: str | None) -> NDArray[np.bool_] | None:
         """Return the mask of rows that a request's filter hides; what is long is done beside.
@@ -204,49 +256,43 @@ class Answers:
         `read_ms` is when the oldest of them was read, on the scale of `time.monotonic() * 1000`;
         now by default.
         """
-        masks = [self._filters.hidden(request.filter) for request in requests]
+        asked = [
+            _Asked(request, timing, self._filters.hidden(request.filter), None)
+            for request, timing in zip(requests, timings, strict=True)
+        ]
         since_ms = _monotonic_ms() if read_ms is None else read_ms
-        ride = self._board(requests, masks, timings, since_ms)
+        ride = self._board(self.pipeline, asked, since_ms)
         ranked = self.pipeline.advance(ride.passing)
         assert ranked is not None, "nothing went on beside the caller"
-        return ride.answers(ranked, self._parts)
+        return ride.answers(ranked, self._parts[self.pipeline])
 
-    def _board(
-        self,
-        requests: Sequence[ListRequest],
-        masks: Hidden,
-        timings: Sequence[Timing],
-        read_ms: float,
-    ) -> _Ride:
+    def _board(self, pipeline: Pipeline, asked: Sequence[_Asked], read_ms: float) -> _Ride:
         """Return the pass of these requests, before its first stage."""
         now_ms = clock.now_ms()
+        timings = [one.timing for one in asked]
         for timing in timings:
             timing.mark("T", "wait")
-        asked = [
-            self._query(request, mask, now_ms, read_ms + DEADLINE_MS)
-            for request, mask in zip(requests, masks, strict=True)
-        ]
+        queries = [self._query(one, now_ms, read_ms + DEADLINE_MS) for one in asked]
         for timing in timings:
             timing.mark("P", "lookup")
-        passing = self.pipeline.begin([query for query, _ in asked])
-        return _Ride(passing, timings, [trouble for _, trouble in asked])
+        passing = pipeline.begin([query for query, _ in queries])
+        return _Ride(pipeline, passing, timings, [trouble for _, trouble in queries])
 
     def _pass(self) -> None:
         """Begin a pass of those who have waited longest; called again by the end of a pass."""
         if not self._waiting or self._under_way >= MAX_UNDER_WAY:
             return
-        batch, self._waiting = self._waiting[:MAX_PASS], self._waiting[MAX_PASS:]
+        pipeline = self._waiting[0].pipeline
+        # Those of the path of whoever has waited longest; nearly always that is everybody's.
+        of_one = takewhile(lambda one: one.pipeline is pipeline, self._waiting[:MAX_PASS])
+        batch = list(of_one)
+        self._waiting = self._waiting[len(batch) :]
         batch = [waiting for waiting in batch if not waiting.future.done()]
         if not batch:
             asyncio.get_running_loop().call_soon(self._pass)
             return
         try:
-            ride = self._board(
-                [waiting.request for waiting in batch],
-                [waiting.hidden for waiting in batch],
-                [waiting.timing for waiting in batch],
-                min(waiting.read_ms for waiting in batch),
-            )
+            ride = self._board(pipeline, batch, min(waiting.read_ms for waiting in batch))
         except Exception as error:
             _fail(batch, error)
         else:
@@ -256,8 +302,11 @@ class Answers:
             # Only now, so that the answers just made leave before the next pass takes the loop.
             asyncio.get_running_loop().call_soon(self._pass)
 
-    def _advance(self, batch: list[_Waiting], ride: _Ride) -> None:
-        """Go on with a pass; its answers are given out if that is its end."""
+    def _advance(self, batch: list[_Waiting], ride: _Ride, *, late: bool = False) -> None:
+        """Go on with a pass; its answers are given out if that is its end.
+
+        One that is `late` does not wait for the stage that it is beside.
+        """
 
         def again(passing: Pass) -> None:
             if not ride.over:
@@ -267,10 +316,13 @@ class Answers:
         # To go beside the loop would take longer than it saves, if nobody is likely to come by.
         alone = _monotonic_ms() - self._crowded_ms > CROWD_MS
         try:
-            ranked = self.pipeline.advance(ride.passing, None if alone else again)
+            if late:
+                ride.pipeline.give_up(ride.passing)
+            ranked = ride.pipeline.advance(ride.passing, None if alone else again)
             if ranked is None:
+                self._look_after(batch, ride)
                 return
-            answers = ride.answers(ranked, self._parts)
+            answers = ride.answers(ranked, self._parts[ride.pipeline])
         except Exception as error:
             _fail(batch, error)
         else:
@@ -280,39 +332,53 @@ class Answers:
         ride.over = True
         self._under_way -= 1
 
-    def _query(
-        self,
-        request: ListRequest,
-        hidden: NDArray[np.bool_] | None,
-        now_ms: int,
-        deadline_ms: float,
-    ) -> tuple[Query, str | None]:
+    def _look_after(self, batch: list[_Waiting], ride: _Ride) -> None:
+        """Remember a pass that goes on beside the loop, in case that it does not come back."""
+        if not self._beside:
+            asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
+        self._beside.append((batch, ride))
+
+    def _watch(self) -> None:
+        """Let the passes that are past their deadline go on with the fallback of their stage."""
+        beside, self._beside = self._beside, []
+        for batch, ride in beside:
+            if ride.over:
+                continue
+            if _monotonic_ms() <= ride.passing.deadline_ms:
+                self._look_after(batch, ride)
+                continue
+            self._advance(batch, ride, late=True)
+            asyncio.get_running_loop().call_soon(self._pass)
+
+    def _query(self, asked: _Asked, now_ms: int, deadline_ms: float) -> tuple[Query, str | None]:
         """Return the query of a request, and the name of what failed on the way to it."""
+        request = asked.request
         if isinstance(request, SimilarRequest):
-            return self._like(request, hidden, now_ms, deadline_ms)
+            return self._like(request, asked.hidden, now_ms, deadline_ms)
         visitor, trouble = self._visitor(request)
         known = visitor.known if visitor is not None else no_history()
         user = visitor.user if visitor is not None else None
         forbidden = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
-        context, exclude = self._rows(request.items), self._rows(request.exclude_items)
-        if len(exclude) or (len(context) and request.exclude_seen):
-            shown = context if request.exclude_seen else _NO_ROWS
-            forbidden = distinct_rows(forbidden, shown, exclude)
-        if len(context):
-            # What was just looked at is newer than all that is stored, and is stored nowhere.
-            times_ms = np.full(len(context), now_ms, np.int64)
-            known = History(
-                np.concatenate([known.rows, context]), np.concatenate([known.times_ms, times_ms])
-            )
-            user = None
+        if not isinstance(request, RankRequest):
+            context, exclude = self._rows(request.items), self._rows(request.exclude_items)
+            if len(exclude) or (len(context) and request.exclude_seen):
+                shown = context if request.exclude_seen else _NO_ROWS
+                forbidden = distinct_rows(forbidden, shown, exclude)
+            if len(context):
+                # What was just looked at is newer than all that is stored, and stored nowhere.
+                known = _followed_by(known, context, now_ms)
+                user = None
+        arranged = asked.arranged
         query = Query(
-            k=request.n,
+            k=request.n or len(request.items),
             now_ms=now_ms,
             user=user,
             history=known,
             forbidden=forbidden,
-            hidden=hidden,
+            hidden=asked.hidden,
             deadline_ms=deadline_ms,
+            breadth=0 if arranged is None else breadth_of(request, request.n or 0),
+            arrangement=arranged,
         )
         return query, trouble
 
@@ -341,7 +407,8 @@ class Answers:
         """Return the user whose state this request needs and nobody holds, if there is one."""
         if isinstance(request, SimilarRequest):
             return None
-        visitor, _ = (None, None) if request.items else self._visitor(request)
+        alone = isinstance(request, RecommendRequest) and bool(request.items)
+        visitor, _ = (None, None) if alone else self._visitor(request)
         if visitor is None or not len(visitor.known) or self._states.contains(visitor.user):
             return None
         return visitor.user
@@ -361,6 +428,13 @@ class Answers:
             return _NO_ROWS
         rows = self._catalog.rows(item_ids)
         return rows[(rows > 0) & (rows < self._num_rows)]
+
+
+def _followed_by(history: History, rows: NDArray[np.int32], now_ms: int) -> History:
+    times_ms = np.full(len(rows), now_ms, np.int64)
+    return History(
+        np.concatenate([history.rows, rows]), np.concatenate([history.times_ms, times_ms])
+    )
 
 
 def _busy(what: str) -> ProblemError:

@@ -21,7 +21,7 @@ from ouzel.serving.pages import Pages
 from ouzel.serving.problem import ProblemError
 from ouzel.serving.read_routes import Answering, ReadRoute
 from ouzel.serving.security import Access
-from ouzel.serving.wire import RecommendRequest, SimilarRequest
+from ouzel.serving.wire import RankRequest, RecommendRequest, SimilarRequest
 from ouzel.serving.workers import Workers
 
 
@@ -48,6 +48,7 @@ def build_app(engine: Engine, access: Access, workers: Workers | None = None) ->
 
     short: dict[bytes, Short] = {
         b"/v1/recommend": _recommend(engine).short,
+        b"/v1/rank": _rank(engine).short,
         b"/v1/similar": _similar(engine).short,
         b"/v1/events": EventsRoute(engine).short,
     }
@@ -74,7 +75,7 @@ def routes(engine: Engine) -> list[Route]:
     """Return every route of the server.
 
     >>> [route.path for route in routes(engine=None)][:3]
-    ['/v1/recommend', '/v1/similar', '/v1/events']
+    ['/v1/recommend', '/v1/rank', '/v1/similar']
     """
 
     def read(path: str, answering: Answering) -> Route:
@@ -83,6 +84,7 @@ def routes(engine: Engine) -> list[Route]:
     pages = Pages()
     return [
         Route("/v1/recommend", _recommend(engine), methods=["GET", "POST"]),
+        Route("/v1/rank", _rank(engine), methods=["POST"]),
         Route("/v1/similar", _similar(engine), methods=["GET", "POST"]),
         Route("/v1/events", EventsRoute(engine), methods=["POST"]),
         Route("/v1/popular", PopularRoute(engine), methods=["GET"]),
@@ -111,6 +113,10 @@ class _Items:
 
 def _recommend(engine: Engine) -> ListRoute:
     return ListRoute(engine, "recommend", RecommendRequest)
+
+
+def _rank(engine: Engine) -> ListRoute:
+    return ListRoute(engine, "rank", RankRequest)
 
 
 def _similar(engine: Engine) -> ListRoute:

@@ -14,11 +14,14 @@ import numpy as np
 from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
 from ouzel.events.types import Event, Interaction, ItemUpdate
+from ouzel.events.verbs import enters_history
 from ouzel.inference.states import UserStates
 from ouzel.ranking.filters import Filters
+from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
+from ouzel.retrieval.trending import TrendingSource
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
 from ouzel.serving.child import core_numbers
@@ -42,6 +45,8 @@ DRAIN_SECONDS = 0.002
 
 DRAIN_USERS = 16
 """Most states that are brought up to date at once: less than a millisecond's work."""
+NEWEST_EVENTS = 50_000
+"""How far back in the log the trending list begins: a tenth of a second's reading."""
 
 MOST_CHANGED_TITLES = 1000
 """Changed titles before the search of titles is made anew."""
@@ -76,7 +81,9 @@ class Engine:
         self.parts = parts
         self.log = parts.log
         self.model = parts.model
-        self.popular = parts.popular
+        self._trending = TrendingSource(parts.num_rows)
+        self._trending.observe_all(parts.log.newest(NEWEST_EVENTS))
+        self.popular: dict[str, Source] = {**parts.popular, "trending": self._trending}
         self.writer = parts.writer
         self.catalog = parts.log.catalog
         self.titles = TitleSearch(self.catalog.column(TITLE))
@@ -89,7 +96,7 @@ class Engine:
         if parts.encoder is not None:
             self._rebuilds = Rebuilds(parts.states, parts.encoder)
         self.answers = Answers(
-            parts.pipeline,
+            paths(parts.pipeline, self.catalog, extra=[self._trending]),
             parts.visitors,
             self.catalog,
             states=parts.states,
@@ -205,8 +212,12 @@ class Engine:
     def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
         try:
             for event, receipt in zip(events, receipts, strict=True):
-                if isinstance(event, ItemUpdate) and receipt.status == "accepted":
+                if receipt.status != "accepted":
+                    continue
+                if isinstance(event, ItemUpdate):
                     self._apply_item(event, receipt.row)
+                elif isinstance(event, Interaction) and enters_history(event.event):
+                    self._trending.observe(receipt.row, event.timestamp_ms)
             self._visitors.apply(self._states, events, receipts, ticket)
             self._prefetch(events, receipts)
             if self._draining is None:
@@ -305,13 +316,13 @@ class Engine:
                 "counter",
                 "ouzel_stage_failures",
                 "Passes in which a stage raised.",
-                lambda: self.answers.pipeline.failures,
+                lambda: self.answers.paths.failures,
             ),
             Family(
                 "counter",
                 "ouzel_stage_overruns",
                 "Passes in which a stage went over its budget.",
-                lambda: self.answers.pipeline.overruns,
+                lambda: self.answers.paths.overruns,
             ),
             Family(
                 "gauge",

@@ -1,4 +1,4 @@
-"""`/v1/recommend`, `/v1/similar` and `/v1/popular`: lists, and the note of what was shown."""
+"""The routes of lists, `/v1/recommend` above all, and the note of what was shown."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.types import Impression
 from ouzel.events.validation import check_id
+from ouzel.ranking.fusion import proposers
 from ouzel.retrieval.types import Candidates, Query
 from ouzel.serving.answers import Answer, ListRequest
 from ouzel.serving.engine import Engine
@@ -25,6 +26,8 @@ from ouzel.serving.wire import (
     ModelName,
     Name,
     PopularRequest,
+    RankReply,
+    RankRequest,
     RecommendReply,
     RecommendRequest,
     ShownItem,
@@ -109,8 +112,10 @@ class ListRoute:
         timing.mark("T", "decode")
         answer = await self._engine.answers.answer(request, timing)
         reply = _reply(self._engine, answer, request.fields, timing)
+        if isinstance(request, RankRequest):
+            reply = _with_unknown(reply, request, self._engine)
         if scope["method"] != "HEAD":
-            _note_shown(self._engine, request, reply)
+            _note_shown(self._engine, request, reply, answer.found)
         return _encode(reply)
 
 
@@ -136,18 +141,20 @@ class PopularRoute:
         timing.mark("A", "search")
         reply = _reply(self._engine, Answer(found, None), request.fields, timing)
         if scope["method"] != "HEAD":
-            _note_shown(self._engine, RecommendRequest(), reply)
+            _note_shown(self._engine, RecommendRequest(), reply, found)
         await send_bytes(send, _encode(reply))
 
 
 def _check(request: ListRequest) -> None:
     """Refuse what the types alone cannot: over-long or unprintable ids, deep context."""
     _check_ids(("user_id", request.user_id), ("session_id", request.session_id))
-    lists = {"exclude_items": request.exclude_items}
+    lists = {}
     if isinstance(request, SimilarRequest):
         _check_ids(("item_id", request.item_id))
     else:
         lists["items"] = request.items
+    if not isinstance(request, RankRequest):
+        lists["exclude_items"] = request.exclude_items
     for name, item_ids in lists.items():
         _check_ids(*((f"{name}[{place}]", item_id) for place, item_id in enumerate(item_ids)))
     if isinstance(request, SimilarRequest):
@@ -180,6 +187,11 @@ def _reply(
     )
 
 
+def _with_unknown(reply: RecommendReply, request: RankRequest, engine: ListEngine) -> RankReply:
+    unknown = [item_id for item_id in dict.fromkeys(request.items) if item_id not in engine.catalog]
+    return RankReply(**msgspec.structs.asdict(reply), unknown=unknown)
+
+
 def _request_id() -> str:
     # The time first: ids that grow keep the log's index compact.
     return f"{clock.now_ms():012x}{os.urandom(10).hex()}"
@@ -188,12 +200,16 @@ def _request_id() -> str:
 def _shown(engine: ListEngine, found: Candidates, fields: list[Name]) -> list[ShownItem]:
     rows = found.rows_K.tolist()
     columns = {name: engine.catalog.column(name) for name in fields}
+    united = None if found.ranks_KS is None else proposers(found)
+    drawn = None if found.propensities_K is None else found.propensities_K.tolist()
     return [
         ShownItem(
             item_id=item_id,
             score=score,
             rank=rank,
             source=found.names[source],
+            sources=None if united is None else united[rank - 1],
+            propensity=None if drawn is None else drawn[rank - 1],
             fields={name: texts[row] for name, texts in columns.items()} if columns else None,
         )
         for rank, (row, item_id, score, source) in enumerate(
@@ -209,7 +225,10 @@ def _shown(engine: ListEngine, found: Candidates, fields: list[Name]) -> list[Sh
     ]
 
 
-def _note_shown(engine: ListEngine, request: ListRequest, reply: RecommendReply) -> None:
+def _note_shown(
+    engine: ListEngine, request: ListRequest, reply: RecommendReply, found: Candidates
+) -> None:
+    propensities_K = found.propensities_K
     engine.writer.append_later(
         Impression(
             event_id=f"shown-{reply.request_id}",
@@ -220,5 +239,6 @@ def _note_shown(engine: ListEngine, request: ListRequest, reply: RecommendReply)
             user_id=request.user_id,
             session_id=request.session_id,
             context=None if isinstance(request, SimilarRequest) else request.context,
+            propensities=None if propensities_K is None else tuple(propensities_K.tolist()),
         )
     )

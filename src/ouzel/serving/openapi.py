@@ -19,6 +19,8 @@ _TYPES = (
     wire.EventsReply,
     wire.RecommendRequest,
     wire.RecommendReply,
+    wire.RankRequest,
+    wire.RankReply,
     wire.PopularRequest,
     wire.SimilarRequest,
     wire.ItemsRequest,
@@ -115,6 +117,7 @@ def _paths(parameters: dict[str, list[Json]]) -> Json:
         "/v1/recommend": _list(
             "recommend", "A list for a user, a session or anybody", "RecommendRequest", parameters
         ),
+        "/v1/rank": {"post": _rank()},
         "/v1/similar": _list("similar", "Items like an item", "SimilarRequest", parameters),
         "/v1/events": {"post": _events()},
         "/v1/popular": {
@@ -153,6 +156,16 @@ def _list(operation: str, summary: str, request: str, parameters: dict[str, list
             "parameters": parameters[request],
             "responses": answer | _problems(422, 503),
         },
+    }
+
+
+def _rank() -> Json:
+    return {
+        "summary": "The caller's own candidates, in order for a user or a session",
+        "operationId": "rank",
+        "requestBody": _body({"application/json": _ref("RankRequest")}),
+        "responses": {"200": _json("The candidates in order.", "RankReply")}
+        | _problems(413, 415, 422, 503),
     }
 
 
@@ -295,8 +308,16 @@ def _parameters(schema: Json) -> list[Json]:
             "schema": _without_null(field),
         }
         for name, field in schema["properties"].items()
-        if name != "context"
+        if _is_flat(field)
     ]
+
+
+def _is_flat(field: Json) -> bool:
+    """Return whether a query string can hold a field: a value, or a list of values."""
+    field = _without_null(field)
+    if "$ref" in field or field.get("type") == "object":
+        return False
+    return "items" not in field or _is_flat(field["items"])
 
 
 def _without_null(field: Json) -> Json:

@@ -24,6 +24,7 @@ from ouzel.events.log_view import LogView
 from ouzel.events.types import Impression
 from ouzel.inference.shared import SharedStates
 from ouzel.ranking.filters import Filters
+from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline, Stage
 from ouzel.ranking.stages import EncodeUser, SearchIndex
 from ouzel.serving.answers import Answer, Answers, ListRequest
@@ -36,7 +37,7 @@ from ouzel.serving.metrics import Metrics
 from ouzel.serving.security import Access
 from ouzel.serving.timing import Timing
 from ouzel.serving.visitors import Visitors
-from ouzel.serving.wire import ModelName, RecommendRequest, SimilarRequest
+from ouzel.serving.wire import ModelName, RankRequest, RecommendRequest, SimilarRequest
 from ouzel.serving.writer import LINGER_SECONDS
 
 COUNT_SECONDS = 1.0
@@ -113,11 +114,12 @@ class Reader:
         self.forward = Forward(self.link)
         self.writer = Shows(self.link)
         self._stop = stop
+        stages = [_reading(stage, inherited.states) for stage in inherited.stages]
         visitors = Visitors(
             log, _Settled(), num_rows=inherited.num_rows, changes=inherited.states.directory.changes
         )
         answers = Answers(
-            Pipeline([_reading(stage, inherited.states) for stage in inherited.stages]),
+            paths(Pipeline(stages), inherited.catalog),
             visitors,
             inherited.catalog,
             states=inherited.states,
@@ -227,6 +229,8 @@ class LocalAnswers:
 
     def _user(self, request: ListRequest) -> int:
         """Return whose state the answer needs, -1 if it needs none."""
+        if isinstance(request, RankRequest):
+            raise ElsewhereError
         fields = zip(request.__struct_fields__, _DEFAULTS[type(request)], strict=True)
         for name, default in fields:
             if name not in HERE and getattr(request, name) != default:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ouzel.ranking.conditions import LONGEST
+from ouzel.serving.arranging import Arranging, Filter, Gathering, Id
 
 MAX_N = 500
 MAX_EVENTS = 1000
@@ -15,15 +15,6 @@ MAX_ITEMS = 1000
 MAX_LIST_IDS = 1000
 MAX_USERS = 200
 
-Id = Annotated[str, Meta(min_length=1, max_length=256, description="at most 256 bytes of UTF-8")]
-Filter = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=LONGEST,
-        description='which items may be shown: category in ["shoes"] and price < 50',
-    ),
-]
 Name = Literal["title", "genres"]
 
 
@@ -68,21 +59,27 @@ class EventsReply(msgspec.Struct, kw_only=True):
     offset: int
 
 
-class RecommendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class RecommendRequest(Gathering, kw_only=True, forbid_unknown_fields=True):
     """Who asks and for what.
 
     `items` are the items of the present session, oldest first. Without any known id or item the
     answer is the popular list.
+
+    With `sources` (a weight for each) their proposals are united, in the order of their weighted
+    ranks. `breadth` is how many candidates are gathered before they are put in order; 0: as many
+    as suit.
     """
 
     user_id: Id | None = None
     session_id: Id | None = None
-    items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = []
+    items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = msgspec.field(default_factory=list)
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
     exclude_seen: bool = True
-    exclude_items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = []
+    exclude_items: Annotated[list[Id], Meta(max_length=MAX_LIST_IDS)] = msgspec.field(
+        default_factory=list
+    )
     filter: Filter | None = None
-    fields: list[Name] = []
+    fields: list[Name] = msgspec.field(default_factory=list)
     context: dict[str, Any] | None = None
 
 
@@ -102,10 +99,31 @@ class SimilarRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     fields: list[Name] = []
 
 
-class PopularRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Which popular list: `popular` over all time or `recent`."""
+class RankRequest(Arranging, kw_only=True, forbid_unknown_fields=True):
+    """The caller's own candidates, to be put in order for a user or a session.
 
-    kind: Literal["popular", "recent"] = "popular"
+    All of `items` are answered, or the first `n`, but for those that are hidden. What the user
+    has seen stays in, unless `exclude_seen` says otherwise.
+    """
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_LIST_IDS)]
+    user_id: Id | None = None
+    session_id: Id | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_LIST_IDS)] | None = None
+    exclude_seen: bool = False
+    filter: Filter | None = None
+    fields: list[Name] = msgspec.field(default_factory=list)
+    context: dict[str, Any] | None = None
+
+    def arranges(self) -> bool:
+        """Return True: what was sent is put in another order."""
+        return True
+
+
+class PopularRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which popular list: `popular` over all time, `recent`, or `trending` as events come in."""
+
+    kind: Literal["popular", "recent", "trending"] = "popular"
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 10
     filter: Filter | None = None
     fields: list[Name] = []
@@ -125,12 +143,19 @@ class UsersRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ShownItem(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One place of a list; `source` says who proposed it, `rank` starts at 1."""
+    """One place of a list; `source` says who proposed it, `rank` starts at 1.
+
+    Scores can be compared within a source. `sources` are all who proposed it, where several were
+    asked. `propensity` is there if chance took part: the probability with which the item was drawn
+    for its place, given the places before it.
+    """
 
     item_id: str
     score: float
     rank: int
     source: str
+    sources: list[str] | None = None
+    propensity: float | None = None
     fields: dict[str, str] | None = None
 
 
@@ -152,6 +177,15 @@ class RecommendReply(msgspec.Struct, kw_only=True):
     model: ModelName
     degraded: str | None
     took_ms: float
+
+
+class RankReply(RecommendReply, kw_only=True):
+    """The caller's candidates in order. `unknown` are the ids that the catalogue does not have.
+
+    Items that the model does not know come last, as source `unscored`.
+    """
+
+    unknown: list[str]
 
 
 class ItemChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
