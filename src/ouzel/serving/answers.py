@@ -130,6 +130,11 @@ class Answers:
             ("P" if stage.kind == "hydrate" else "A", stage.name) for stage in pipeline.stages
         ]
 
+    @property
+    def waiting(self) -> int:
+        """Return how many requests wait for a pass."""
+        return len(self._waiting)
+
     async def answer(self, request: ListRequest, timing: Timing) -> Answer:
         """Return the list for one request; `timing` learns what each stage took.
 

@@ -22,8 +22,10 @@ from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
 from ouzel.serving.child import core_numbers
+from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
+from ouzel.serving.stream import Stream
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
@@ -98,6 +100,7 @@ class Engine:
         self._late_titles: list[tuple[int, str]] = []
         self._random = random.Random()
         self._measure()
+        self.stream = Stream(Live(self.metrics))
 
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
@@ -122,6 +125,7 @@ class Engine:
     async def close(self) -> None:
         """Write what waits, then close the log."""
         self.ready = False
+        self.stream.close()
         for task in (self._audits, self._renewing):
             if task is not None:
                 task.cancel()
@@ -269,8 +273,9 @@ class Engine:
             Family(
                 "gauge",
                 "ouzel_now",
-                "State pool, largest audited error, waiting events, bytes of histories, recall@10 "
-                "of the item index against exact search, readiness, and if the encoder lives.",
+                "State pool, largest audited error, waiting requests and events, who listens to "
+                "the stream, bytes of histories, recall@10 of the item index against exact "
+                "search, readiness, and if the encoder lives.",
                 self._now,
             ),
         ]
@@ -280,8 +285,11 @@ class Engine:
         return {
             "states": len(pool),
             "state_slots": pool.num_slots,
+            "state_bytes": pool.bytes,
             "state_audit_max_error": stats.audit_max_error,
+            "waiting_requests": self.answers.waiting,
             "waiting_events": writer.waiting,
+            "stream_listeners": len(self.stream),
             "history_bytes": self._visitors.bytes,
             "index_recall": min((s.index.recall for s in self._searches), default=1.0),
             "encoder": self._encoder is not None and self._encoder.alive,

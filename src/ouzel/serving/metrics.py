@@ -7,7 +7,7 @@ counted a few dozen answers at a time, or when somebody asks.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -75,13 +75,41 @@ class Histogram:
         return result
 
 
+def quantile_ms(counts: Sequence[int], share: float) -> float:
+    """Return the duration that a `share` of the counted ones do not exceed, 0 if there are none.
+
+    `counts` are as in `Histogram`: within a bucket durations count as evenly spread, and those
+    above the last bound as equal to it.
+
+    >>> counts = [0, 0, 10, 0]  # ten durations from 0.1 to 0.2 ms
+    >>> round(quantile_ms(counts, 0.5), 3), quantile_ms([], 0.5)
+    (0.15, 0.0)
+    """
+    wanted = share * sum(counts)
+    below = 0.0
+    for count, bound in zip(counts, BOUNDS_MS, strict=False):
+        if count >= wanted > 0:
+            return below + (bound - below) * wanted / count
+        wanted -= count
+        below = bound
+    return below if wanted > 0 else 0.0
+
+
+Histograms = defaultdict[tuple[str, ...], Histogram]
+"""Histograms by their labels, the route first."""
+
+Durations = defaultdict[tuple[str, ...], list[float]]
+"""Milliseconds that are still to be counted, by the same labels."""
+
+
 class Metrics(Collector):
     """The counts of one server, and the `families` that others keep."""
 
     def __init__(self) -> None:
         self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
-        self.parts: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
-        self.stages: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        self.answers: Histograms = defaultdict(Histogram)
+        self.parts: Histograms = defaultdict(Histogram)
+        self.stages: Histograms = defaultdict(Histogram)
         self.events: defaultdict[str, int] = defaultdict(int)
         self.degraded: defaultdict[str, int] = defaultdict(int)
         self.families: list[Family] = []
@@ -93,20 +121,24 @@ class Metrics(Collector):
         """Count an answered request by the route, parts and stages of its stop-watch."""
         self._noted.append((timing, status))
         if len(self._noted) >= MOST_NOTED:
-            self._count()
+            self.count()
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Count what was only noted so far."""
         noted, self._noted = self._noted, []
         for (route, status), count in Counter((one.route, status) for one, status in noted).items():
             self.requests[route, status] += count
-        parts: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-        stages: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        answers: Durations = defaultdict(list)
+        parts: Durations = defaultdict(list)
+        stages: Durations = defaultdict(list)
         for timing, _ in noted:
+            answers[timing.route,].append(timing.total_ms())
             for part, spent in timing.parts().items():
                 parts[timing.route, part].append(spent)
             for (_, name), spent in zip(timing.names, timing.spent_ms, strict=True):
                 stages[timing.route, name].append(spent)
-        for histograms, durations in ((self.parts, parts), (self.stages, stages)):
+        counted = ((self.answers, answers), (self.parts, parts), (self.stages, stages))
+        for histograms, durations in counted:
             for key, spent_ms in durations.items():
                 histograms[key].observe(spent_ms)
 
@@ -116,13 +148,16 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family; prometheus_client calls this."""
-        self._count()
+        self.count()
         requests = CounterMetricFamily(
             "ouzel_requests", "Answers by route and status.", labels=["route", "status"]
         )
         for (route, status), count in self.requests.items():
             requests.add_metric([route, str(status)], count)
         yield requests
+        yield _histograms(
+            "ouzel_answer_seconds", "Time of whole answers by route.", ["route"], self.answers
+        )
         yield _histograms(
             "ouzel_part_seconds", "Time of T, P and A by route.", ["route", "part"], self.parts
         )
@@ -147,7 +182,7 @@ def _counts(name: str, text: str, label: str, counts: Mapping[str, float]) -> Me
 
 
 def _histograms(
-    name: str, text: str, labels: list[str], histograms: Mapping[tuple[str, str], Histogram]
+    name: str, text: str, labels: list[str], histograms: Mapping[tuple[str, ...], Histogram]
 ) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, histogram in histograms.items():
