@@ -66,10 +66,10 @@ class AuditTick(msgspec.Struct, frozen=True):
 class Tick(msgspec.Struct, frozen=True):
     """What happened in the last `seconds`, up to `time_ms`, and what there is now.
 
-    `answers` are by route, `parts` and `stages` those of all lists together. `refused` are answers
-    of 4xx, `failed` those of 5xx, `degraded` lists for which a stage had to be replaced; all three,
-    as `requests` and `events`, a second. `waiting` is who waits now: requests for a pass, events
-    for the disk.
+    `lists` are answers that are lists, null if there were none; `answers` are by route, `parts` and
+    `stages` those of all lists together. `refused` are answers of 4xx, `failed` those of 5xx,
+    `degraded` lists for which a stage had to be replaced; all three, as `requests` and `events`, a
+    second. `waiting` is who waits now: requests for a pass, events for the disk.
     """
 
     time_ms: int
@@ -79,6 +79,7 @@ class Tick(msgspec.Struct, frozen=True):
     refused: float
     failed: float
     degraded: float
+    lists: Spread | None
     answers: dict[str, Spread]
     parts: dict[str, Spread]
     stages: dict[str, Spread]
@@ -94,6 +95,7 @@ class _Reading:
 
     at: float = 0.0
     counts: dict[str, float] = field(default_factory=dict)
+    lists: Counts = field(default_factory=dict)
     answers: Counts = field(default_factory=dict)
     parts: Counts = field(default_factory=dict)
     stages: Counts = field(default_factory=dict)
@@ -139,6 +141,7 @@ class Live:
             time_ms=clock.now_ms(),
             seconds=round(seconds, 3),
             **rates,
+            lists=_spreads(before.lists, now.lists, seconds).get(""),
             answers=_spreads(before.answers, now.answers, seconds),
             parts=_spreads(before.parts, now.parts, seconds),
             stages=_spreads(before.stages, now.stages, seconds),
@@ -172,6 +175,7 @@ class Live:
                 "failed": statuses[5],
                 "degraded": sum(metrics.degraded.values()),
             },
+            _of_lists(metrics.answers),
             {key: histogram.counts.copy() for key, histogram in metrics.answers.items()},
             _of_lists(metrics.parts),
             _of_lists(metrics.stages),
@@ -185,11 +189,12 @@ class Live:
 
 
 def _of_lists(histograms: Histograms) -> Counts:
-    """Return the counts of the routes that make lists, added up."""
+    """Return the counts of the routes that make lists, added up; by "" where they have no name."""
     counts: Counts = {}
-    for (route, name), histogram in histograms.items():
+    for (route, *name), histogram in histograms.items():
         if route in LISTS:
-            counts[name,] = counts.get((name,), 0) + histogram.counts
+            key = (name[0] if name else "",)
+            counts[key] = counts.get(key, 0) + histogram.counts
     return counts
 
 
