@@ -44,6 +44,10 @@ def command(
         int | None,
         typer.Option(min=1, help="Memory for user states; by default a quarter of the machine's."),
     ] = None,
+    cache_megabytes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Memory for answers that many get alike; 0 keeps none, 24 usual."),
+    ] = None,
     json: Annotated[
         str | None,
         typer.Option(help="Write where it listens as JSON to this file, or to stdout with '-'."),
@@ -67,5 +71,6 @@ def command(
         port_file=port_file,
         api_key=api_key,
         state_bytes=None if state_megabytes is None else state_megabytes << 20,
+        cache_bytes=None if cache_megabytes is None else cache_megabytes << 20,
         listening=listening,
     )

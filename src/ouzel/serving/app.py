@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from ouzel.serving import read_routes
+from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES
 from ouzel.serving.engine import Engine
 from ouzel.serving.events_route import EventsRoute
 from ouzel.serving.frame import Frame, Short
@@ -30,11 +31,16 @@ from ouzel.serving.wire import RecommendRequest, SimilarRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a home is served. `state_bytes` bounds the memory of user states."""
+    """How a home is served.
+
+    `state_bytes` bounds the memory of user states, `cache_bytes` that of answers that many get
+    alike; 0 keeps none.
+    """
 
     host: str = "127.0.0.1"
     api_key: str | None = field(default=None, repr=False)
     state_bytes: int = field(default_factory=default_state_bytes)
+    cache_bytes: int = LIST_BYTES + ITEM_BYTES
 
 
 def create_app(home: Path, *, settings: Settings) -> ASGIApp:
@@ -50,7 +56,8 @@ def create_app(home: Path, *, settings: Settings) -> ASGIApp:
     ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
     """
     access = Access(settings.host, settings.api_key)
-    return build_app(open_home(home, state_bytes=settings.state_bytes), access)
+    engine = open_home(home, state_bytes=settings.state_bytes, cache_bytes=settings.cache_bytes)
+    return build_app(engine, access)
 
 
 def build_app(engine: Engine, access: Access) -> ASGIApp:

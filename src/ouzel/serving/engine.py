@@ -21,6 +21,7 @@ from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
+from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES, Cache
 from ouzel.serving.child import core_numbers
 from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
@@ -29,7 +30,7 @@ from ouzel.serving.stream import Stream
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
-from ouzel.serving.wire import MAX_USERS, ModelName, RecommendRequest
+from ouzel.serving.wire import MAX_USERS, ModelName, RecommendRequest, ShownItem
 from ouzel.serving.writer import LogWriter, Written
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,10 @@ TITLE = "title"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is served: the log, the stages with their state pool, and the popular lists."""
+    """What is served: the log, the stages with their state pool, and the popular lists.
+
+    Answers that many get alike are kept in `cache_bytes`; 0 keeps none.
+    """
 
     log: EventLog
     states: UserStates
@@ -59,6 +63,7 @@ class Parts:
     visitors: Visitors
     writer: LogWriter
     encoder: Encoder | None = None
+    cache_bytes: int = LIST_BYTES + ITEM_BYTES
 
 
 class Engine:
@@ -74,6 +79,10 @@ class Engine:
         self._availability = Availability(self.catalog, num_rows=parts.num_rows)
         self.filters = Filters(self.catalog, self._availability, num_rows=parts.num_rows)
         self.users = _some_users(parts.log)
+        item_bytes = parts.cache_bytes * ITEM_BYTES // (LIST_BYTES + ITEM_BYTES)
+        self.lists: Cache[list[ShownItem]] = Cache(max_bytes=parts.cache_bytes - item_bytes)
+        self.items: Cache[bytes] = Cache(max_bytes=item_bytes)
+        self._items_version = 0
         self.metrics = Metrics()
         self.ready = False
         self._rebuilds = None
@@ -101,6 +110,14 @@ class Engine:
         self._random = random.Random()
         self._measure()
         self.stream = Stream(Live(self.metrics))
+
+    @property
+    def served_version(self) -> tuple[str, int]:
+        """Return what changes with anything that an answer of nobody in particular is made from.
+
+        Take it before making an answer that is to be kept under it.
+        """
+        return self.model.version, self._items_version
 
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
@@ -191,6 +208,8 @@ class Engine:
                 logger.exception("the audit of a user state failed")
 
     def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
+        # First, so that it holds even for changes that cannot take effect.
+        self._items_version += any(isinstance(event, ItemUpdate) for event in events)
         try:
             for event, receipt in zip(events, receipts, strict=True):
                 if isinstance(event, ItemUpdate) and receipt.status == "accepted":
@@ -248,6 +267,12 @@ class Engine:
             ),
             Family(
                 "counter",
+                "ouzel_cache",
+                "Answers that were kept and found, or not: lists for nobody in particular, items.",
+                lambda: self.lists.counts("lists") | self.items.counts("items"),
+            ),
+            Family(
+                "counter",
                 "ouzel_log_writer",
                 "What the writer of the log did.",
                 lambda: {
@@ -274,8 +299,8 @@ class Engine:
                 "gauge",
                 "ouzel_now",
                 "State pool, largest audited error, waiting requests and events, who listens to "
-                "the stream, bytes of histories, recall@10 of the item index against exact "
-                "search, readiness, and if the encoder lives.",
+                "the stream, bytes of histories and of kept answers, recall@10 of the item index "
+                "against exact search, readiness, and if the encoder lives.",
                 self._now,
             ),
         ]
@@ -291,6 +316,7 @@ class Engine:
             "waiting_events": writer.waiting,
             "stream_listeners": len(self.stream),
             "history_bytes": self._visitors.bytes,
+            "cache_bytes": self.lists.bytes + self.items.bytes,
             "index_recall": min((s.index.recall for s in self._searches), default=1.0),
             "encoder": self._encoder is not None and self._encoder.alive,
             "reads": self.ready,

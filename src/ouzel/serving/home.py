@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ouzel.bundle.bundle import Bundle, load_bundle
@@ -12,6 +13,7 @@ from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import popular_sources, sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
+from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES
 from ouzel.serving.engine import Engine, Parts
 from ouzel.serving.rebuilds import fork_encoder
 from ouzel.serving.visitors import Visitors
@@ -21,8 +23,12 @@ from ouzel.serving.writer import LogWriter
 LOG_FILE = "events.db"
 
 
-def open_home(home: Path, *, state_bytes: int) -> Engine:
+def open_home(
+    home: Path, *, state_bytes: int, cache_bytes: int = LIST_BYTES + ITEM_BYTES
+) -> Engine:
     """Return the engine of a home: its log, and the Bundle that is promoted.
+
+    `state_bytes` bounds the memory of user states, `cache_bytes` that of answers kept for many.
 
     Raises:
         ValueError: there is no model, it is damaged, or it does not belong to this log.
@@ -36,7 +42,7 @@ def open_home(home: Path, *, state_bytes: int) -> Engine:
     log = EventLog.open(home / LOG_FILE)
     try:
         _check_catalogue(log, bundle)
-        return Engine(_assemble(log, bundle, state_bytes))
+        return Engine(replace(_assemble(log, bundle, state_bytes), cache_bytes=cache_bytes))
     except BaseException:
         log.close()
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -13,6 +13,7 @@ from ouzel.events.types import Impression
 from ouzel.events.validation import check_id
 from ouzel.retrieval.types import Candidates, Query
 from ouzel.serving.answers import Answer, ListRequest
+from ouzel.serving.cache import asked, is_personal, list_bytes
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
 from ouzel.serving.ingest import check_nested
@@ -69,8 +70,13 @@ class ListRoute:
         except DECODE_ERRORS as error:
             raise undecodable(error) from None
         timing.mark("T", "decode")
-        answer = await self._engine.answers.answer(request, timing)
-        reply = _reply(self._engine, answer, request.fields, timing)
+        if is_personal(request):
+            answer = await self._engine.answers.answer(request, timing)
+            reply = _reply(self._engine, answer, request.fields, timing)
+        else:
+            reply = await _kept_reply(
+                self._engine, request, timing, lambda: self._engine.answers.answer(request, timing)
+            )
         if scope["method"] != "HEAD":
             _note_shown(self._engine, request, reply)
         return _encode(reply)
@@ -92,14 +98,19 @@ class PopularRoute:
         except msgspec.ValidationError as error:
             raise invalid([field_error(error)]) from None
         timing.mark("T", "decode")
+        reply = await _kept_reply(
+            self._engine, request, timing, lambda: self._find(request, timing)
+        )
+        if scope["method"] != "HEAD":
+            _note_shown(self._engine, RecommendRequest(), reply)
+        await send_bytes(send, _encode(reply))
+
+    async def _find(self, request: PopularRequest, timing: Timing) -> Answer:
         hidden = await self._engine.answers.hidden(request.filter)
         query = Query(k=request.n, now_ms=clock.now_ms(), hidden=hidden)
         found = self._engine.popular[request.kind].candidates(query, request.n)
         timing.mark("A", "search")
-        reply = _reply(self._engine, Answer(found, None), request.fields, timing)
-        if scope["method"] != "HEAD":
-            _note_shown(self._engine, RecommendRequest(), reply)
-        await send_bytes(send, _encode(reply))
+        return Answer(found, None)
 
 
 def _check(request: ListRequest) -> None:
@@ -128,14 +139,42 @@ def _check_ids(*named: tuple[str, str | None]) -> None:
                 raise invalid([FieldError(name, "invalid", str(error))]) from None
 
 
+async def _kept_reply(
+    engine: Engine,
+    request: ListRequest | PopularRequest,
+    timing: Timing,
+    find: Callable[[], Awaitable[Answer]],
+) -> RecommendReply:
+    """Return the reply to a request that anybody may have made, from a kept list if there is one.
+
+    Its id is its own all the same. A list that came out degraded is not kept.
+    """
+    wanted = asked(request)
+    key = (type(request), engine.served_version, wanted)
+    items = engine.lists.get(key)
+    if items is not None:
+        timing.mark("A", "cache")
+        return _made(engine, items, None, timing)
+    reply = _reply(engine, await find(), request.fields, timing)
+    if reply.degraded is None:
+        engine.lists.put(key, reply.items, list_bytes(wanted, reply.items))
+    return reply
+
+
 def _reply(engine: Engine, answer: Answer, fields: list[Name], timing: Timing) -> RecommendReply:
     if answer.degraded is not None:
         engine.metrics.degraded[answer.degraded] += 1
+    return _made(engine, _shown(engine, answer.found, fields), answer.degraded, timing)
+
+
+def _made(
+    engine: Engine, items: list[ShownItem], degraded: str | None, timing: Timing
+) -> RecommendReply:
     return RecommendReply(
         request_id=_request_id(),
-        items=_shown(engine, answer.found, fields),
+        items=items,
         model=engine.model,
-        degraded=answer.degraded,
+        degraded=degraded,
         took_ms=round(timing.total_ms(), 3),
     )
 

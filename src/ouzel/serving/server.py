@@ -51,6 +51,7 @@ def serve(
     port_file: Path | None = None,
     api_key: str | None = None,
     state_bytes: int | None = None,
+    cache_bytes: int | None = None,
     listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a home until SIGTERM or SIGINT; returns after the last answer has left.
@@ -76,6 +77,8 @@ def serve(
     settings = Settings(host=host, api_key=api_key)
     if state_bytes is not None:
         settings = replace(settings, state_bytes=state_bytes)
+    if cache_bytes is not None:
+        settings = replace(settings, cache_bytes=cache_bytes)
 
     def tell(taken: int) -> None:
         if port_file is not None:
