@@ -9,16 +9,9 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "ouzel serve my-home --port 8000"
+from ouzel.serving.threads import ONE_THREAD
 
-ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-"""Pools of several libraries in one process fight over the cores; requests are the parallelism."""
+EXAMPLE = "ouzel serve my-home --port 8000"
 
 
 def command(

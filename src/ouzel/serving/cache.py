@@ -123,7 +123,7 @@ def list_bytes(key: bytes, items: list[ShownItem]) -> int:
     """Return about how many bytes a list takes with its key, rather too many than too few.
 
     >>> shown = ShownItem(item_id="heat", score=0.5, rank=1, source="popular")
-    >>> list_bytes(b"key", [shown]) > 600
+    >>> list_bytes(b"key", [shown]) > 500
     True
     """
     texts = (text for item in items for text in (item.fields or {}).values())

@@ -27,18 +27,18 @@ from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
 from ouzel.serving.stream import Stream
+from ouzel.serving.threads import bound_threads_beside
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
-from ouzel.serving.wire import MAX_USERS, ModelName, RecommendRequest, ShownItem
+from ouzel.serving.warm_up import warm_up_requests
+from ouzel.serving.wire import MAX_USERS, ModelName, ShownItem
 from ouzel.serving.writer import LogWriter, Written
 
 logger = logging.getLogger(__name__)
 
 AUDIT_SECONDS = 5.0
 """How often the state of one live user is compared with a full re-encode."""
-
-WARM_UP_REQUESTS = 32
 
 MOST_CHANGED_TITLES = 1000
 """Changed titles before the search of titles is made anew."""
@@ -121,14 +121,12 @@ class Engine:
 
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
+        bound_threads_beside()
         self.writer.start(self._apply)
         self._scan_beside()
         if self._encoder is not None:
             self._encoder.start()
-        asked = [
-            RecommendRequest(user_id=user_id or None)
-            for user_id in (self.users or [""])[:WARM_UP_REQUESTS]
-        ]
+        asked = warm_up_requests(self.log, self.users)
         # All together first: that way the encoding process makes the states.
         await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         for request in asked:
