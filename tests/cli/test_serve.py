@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ouzel.cli.serve import ONE_THREAD
+from ouzel.serving.threads import ONE_THREAD, THREADS_BESIDE
 from tests.serving.real_home import write_home
 
 ROOT = Path(__file__).parents[2]
@@ -125,3 +125,48 @@ def test_a_taken_port_is_told_in_one_line(home):
     with served(home) as (_, address):
         port = re.search(r":(\d+)$", address)[1]
         assert "in use" in refusal(home, "--port", port)
+
+
+LOOP, RUNTIME, WRITER, SEARCH = 1, 1, 1, 1
+MOST = LOOP + RUNTIME + WRITER + SEARCH + THREADS_BESIDE
+"""The rows of the table in docs/threads.md."""
+
+
+def threads(pid) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def children(pid) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ask_everything(address: str) -> None:
+    with httpx.Client(base_url=address) as client:
+        for number in range(6):
+            client.get(f"/v1/recommend?user_id=u{number}").raise_for_status()
+            client.get(f"/v1/recommend?session_id=s{number}&items=i{number + 1}").raise_for_status()
+            asked = {"n": 3, "filter": f'title == "Film {number}"'}
+            client.post("/v1/recommend", json=asked).raise_for_status()
+            client.get(f"/v1/similar?item_id=i{number + 1}").raise_for_status()
+            event = {"event": "click", "user_id": f"u{number}", "item_id": "i3"}
+            client.post("/v1/events", json=event).raise_for_status()
+        client.patch("/v1/items/i3", json={"fields": {"title": "Another"}}).raise_for_status()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc here")
+def test_a_server_has_the_threads_of_the_table_and_its_child_has_one(home):
+    # What is said here must not be heard: of 7 for each library the count would be over.
+    with served(home, **dict.fromkeys(ONE_THREAD, "7")) as (process, address):
+        assert LOOP + RUNTIME + WRITER <= threads(process.pid) <= MOST
+        ask_everything(address)
+        assert threads(process.pid) <= MOST
+        assert [threads(child) for child in children(process.pid)] in ([], [1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc here")
+def test_the_count_of_threads_notices_a_pool(home, monkeypatch):
+    pool = "from concurrent.futures import ThreadPoolExecutor as Pool\nimport time, sys\n"
+    pool += "own = Pool(8)\n[own.submit(time.sleep, 0.2) for _ in range(8)]\n"
+    monkeypatch.setattr(sys.modules[__name__], "WATCH", pool + WATCH)
+    with served(home) as (process, _):
+        assert threads(process.pid) > MOST

@@ -41,6 +41,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self.states)
 
+    @property
+    def bytes(self) -> int:
+        return 100 * len(self.states)
+
     def users(self) -> list[int]:
         return list(self.states)
 

@@ -76,3 +76,23 @@ def test_many_answers_are_counted_once_each():
         assert found["ouzel_requests_total", key] == 2 * MOST_NOTED + 3
         key = (("route", "other"), ("stage", "search"))
         assert found["ouzel_stage_seconds_count", key] == 2 * MOST_NOTED + 3
+
+
+def test_what_another_process_counted_is_added_once():
+    here, there = Metrics(), Metrics()
+    for metrics in (here, there, there):
+        metrics.request(answered("recommend"), 200)
+        metrics.degraded["state"] += 1
+    here.add(there.take())
+    here.add(there.take())
+    text = here.text().decode()
+    assert 'ouzel_requests_total{route="recommend",status="200"} 3.0' in text
+    assert 'ouzel_degraded_total{stage="state"} 3.0' in text
+    assert re.search(r'ouzel_part_seconds_count{part="A",route="recommend"} 3.0', text)
+
+
+def answered(route):
+    timing = Timing()
+    timing.route = route
+    timing.mark("A", "encode")
+    return timing

@@ -63,7 +63,7 @@ def test_every_route_is_described(engine):
     engine.log.close()
 
 
-@schema.parametrize()
+@schema.exclude(path="/v1/stream").parametrize()  # which has no end: see test_stream_route
 @settings(
     max_examples=25,
     deadline=None,

@@ -7,6 +7,7 @@ others that share its genre move up, so a page that shows a stale list is caught
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ class Fake:
         self.degraded: str | None = None
         self.refuse_with: int | None = None
         self.key: str | None = None
+        self.ticks: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.stream_status = 200
 
     def bodies(self, path: str) -> list[Any]:
         """Return the bodies posted to `path`."""
@@ -101,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._file("index.html")
         elif parts.path.startswith("/dashboard/"):
             self._file(parts.path.removeprefix("/dashboard/"))
+        elif parts.path == "/v1/stream":
+            self._stream()
         elif parts.path == "/v1/users":
             self._reply({"users": ["ada", "bo", "<b>eve</b>"]})
         elif parts.path == "/v1/items":
@@ -116,6 +121,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(self.fake.note(body))
         else:
             self._reply(self.fake.recommend(body))
+
+    def _stream(self) -> None:
+        """Send the ticks that the test puts into the queue; None ends the stream."""
+        if self.fake.stream_status != 200:
+            self._send(self.fake.stream_status, b"{}", "application/problem+json")
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b"retry: 2000\n\n")
+        self.wfile.flush()
+        while (tick := self.fake.ticks.get()) is not None:
+            event = f"event: tick\ndata: {json.dumps(tick)}\n\n".encode()
+            # In two parts: an event need not come in one piece.
+            self.wfile.write(event[:20])
+            self.wfile.flush()
+            self.wfile.write(event[20:])
+            self.wfile.flush()
+        self.close_connection = True
 
     def _reply(self, value: Any) -> None:
         refused = self.fake.refuse_with
@@ -147,18 +172,42 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def tick(number: int, **changes: Any) -> dict[str, Any]:
+    """Return what the stream tells of second `number`, with `changes`."""
+    spread = {"per_s": 900.0, "p50_ms": 0.61, "p99_ms": 2.25}
+    found = {"hits": 3, "misses": 1, "share": 0.75}
+    return {
+        "time_ms": 1_790_000_000_000 + 1000 * number,
+        "seconds": 1.0,
+        "requests": 1234.0,
+        "events": 56.0,
+        "refused": 0.0,
+        "failed": 0.0,
+        "degraded": 0.0,
+        "lists": spread,
+        "answers": {"recommend": spread},
+        "parts": {},
+        "stages": {"state": spread, "search": {"per_s": 900.0, "p50_ms": 0.2, "p99_ms": 4.5}},
+        "waiting": {"requests": 2, "events": 7},
+        "caches": {"lists": found, "items": {"hits": 0, "misses": 0, "share": None}},
+        "pool": {"states": 1500, "slots": 20_000, "bytes": 300 << 20, "found": found},
+        "audit": {"max_error": 3.1e-7, "audits": 12, "failures": 0},
+    } | changes
+
+
 @contextmanager
-def running() -> Iterator[tuple[str, Fake]]:
-    """Yield (address, Fake) of a stand-in on a free port of 127.0.0.1."""
+def running(port: int = 0) -> Iterator[tuple[str, Fake]]:
+    """Yield (address, Fake) of a stand-in on a port of 127.0.0.1, by default a free one."""
     fake = Fake()
     handler = type("Handler", (_Handler,), {"fake": fake, "protocol_version": "HTTP/1.1"})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", fake
     finally:
+        fake.ticks.put(None)
         server.shutdown()
         thread.join()
         server.server_close()

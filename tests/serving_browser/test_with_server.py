@@ -74,6 +74,13 @@ def test_a_visitor_finds_a_hostile_title_and_clicks_it(opened: Page, engine: Eng
     assert opened.evaluate(TITLES)[0] == "Film number 4"
 
 
+def test_the_stream_is_drawn(opened: Page) -> None:
+    number = "document.querySelector('#tile-queue .number').textContent"
+    opened.wait_for("document.getElementById('live').dataset.state === 'live'")
+    opened.wait_for(f"{number} === '0'")
+    opened.wait_for("document.querySelectorAll('#tile-rate .line').length >= 2")
+
+
 def test_users_are_offered(opened: Page) -> None:
     users = "[...document.querySelectorAll('#users option')].map((option) => option.value)"
     assert opened.evaluate(users) == ["ada", "bo"]

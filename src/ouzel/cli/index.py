@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ouzel.cli.serve import ONE_THREAD
+from ouzel.serving.threads import ONE_THREAD
 
 EXAMPLE = "ouzel index home --recall 0.99 --p99-ms 3"
 

@@ -9,16 +9,9 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "ouzel serve my-home --port 8000"
+from ouzel.serving.threads import ONE_THREAD
 
-ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-"""Pools of several libraries in one process fight over the cores; requests are the parallelism."""
+EXAMPLE = "ouzel serve my-home --port 8000"
 
 
 def command(
@@ -48,6 +41,10 @@ def command(
         int,
         typer.Option(min=1, help="Processes that answer on the port: one writes, the others read."),
     ] = 1,
+    cache_megabytes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Memory for answers that many get alike; 0 keeps none, 24 usual."),
+    ] = None,
     json: Annotated[
         str | None,
         typer.Option(help="Write where it listens as JSON to this file, or to stdout with '-'."),
@@ -56,6 +53,7 @@ def command(
     """Serve a home over HTTP until interrupted; the live page is at /dashboard."""
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     from ouzel.cli.printing.output import emit
+    from ouzel.serving.home import Resources
     from ouzel.serving.server import serve
 
     def listening(address: str) -> None:
@@ -70,7 +68,14 @@ def command(
         port=port,
         port_file=port_file,
         api_key=api_key,
-        state_bytes=None if state_megabytes is None else state_megabytes << 20,
-        workers=workers,
+        resources=Resources(
+            workers=workers,
+            **_bytes(state_bytes=state_megabytes, cache_bytes=cache_megabytes),
+        ),
         listening=listening,
     )
+
+
+def _bytes(**megabytes: int | None) -> dict[str, int]:
+    """Return what was given, in bytes."""
+    return {name: given << 20 for name, given in megabytes.items() if given is not None}

@@ -209,6 +209,11 @@ class EventLog:
         with self._read_lock:
             return log_read.impressions(self._reader, request_id)
 
+    def last_impressions(self, limit: int) -> list[Impression]:
+        """Return up to `limit` of what was shown lately, the newest first."""
+        with self._read_lock:
+            return log_read.last_impressions(self._reader, limit)
+
     def last_offset(self) -> int:
         """Return the offset of the newest event, 0 if there was none."""
         with self._read_lock:

@@ -11,6 +11,9 @@ from ouzel.events.interactions import History, Interactions, group_by_user
 from ouzel.events.log_schema import HISTORY_ROWS
 from ouzel.events.types import Event, Impression, Interaction
 
+LATELY = 10_000
+"""Newest events that are looked through for what was shown last."""
+
 _numbers = msgspec.json.Decoder(list[int]).decode
 _decode: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
@@ -183,6 +186,24 @@ def impressions(connection: sqlite3.Connection, request_id: str) -> list[Impress
     bodies = connection.execute(
         "SELECT body FROM events WHERE request_id = ? AND verb IS NULL ORDER BY offset",
         (request_id,),
+    )
+    found = [_decode.decode(body) for (body,) in bodies]
+    return [event for event in found if isinstance(event, Impression)]
+
+
+def last_impressions(connection: sqlite3.Connection, limit: int) -> list[Impression]:
+    """Return up to `limit` impressions, the newest first, of the last `LATELY` events.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.log_schema import open_writer
+    >>> last_impressions(open_writer(Path(":memory:"), "FULL"), 10)
+    []
+    """
+    # The sign keeps SQLite from the index of request ids, which is in another order.
+    bodies = connection.execute(
+        "SELECT body FROM events WHERE offset > (SELECT MAX(offset) FROM events) - ?"
+        " AND +request_id IS NOT NULL AND verb IS NULL ORDER BY offset DESC LIMIT ?",
+        (LATELY, limit),
     )
     found = [_decode.decode(body) for (body,) in bodies]
     return [event for event in found if isinstance(event, Impression)]

@@ -138,6 +138,11 @@ class StatePool:
     def __len__(self) -> int:
         return len(self._slots)
 
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of the states that are here."""
+        return len(self._slots) * slot_bytes(self.shape)
+
     def users(self) -> list[int]:
         """Return the users whose state is here, the least recently used first."""
         return list(self._slots)

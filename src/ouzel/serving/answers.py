@@ -163,6 +163,11 @@ class Answers:
             for pipeline in paths.all
         }
 
+    @property
+    def waiting(self) -> int:
+        """Return how many requests wait for a pass."""
+        return len(self._waiting)
+
     async def answer(self, request: ListRequest, timing: Timing) -> Answer:
         """Return the list for one request; `timing` learns what each stage took.
 

@@ -21,6 +21,7 @@ from ouzel.serving.pages import Pages
 from ouzel.serving.problem import ProblemError
 from ouzel.serving.read_routes import Answering, ReadRoute
 from ouzel.serving.security import Access
+from ouzel.serving.stream_route import StreamRoute
 from ouzel.serving.wire import RankRequest, RecommendRequest, SimilarRequest
 from ouzel.serving.workers import Workers
 
@@ -29,7 +30,7 @@ def build_app(engine: Engine, access: Access, workers: Workers | None = None) ->
     """Return the application around an engine; it starts and closes the engine, and its workers.
 
     >>> from types import SimpleNamespace
-    >>> engine = SimpleNamespace(metrics=None)
+    >>> engine = SimpleNamespace(metrics=None, stream=SimpleNamespace(close=None))
     >>> callable(build_app(engine, Access("127.0.0.1", None)))
     True
     """
@@ -53,7 +54,9 @@ def build_app(engine: Engine, access: Access, workers: Workers | None = None) ->
         b"/v1/events": EventsRoute(engine).short,
     }
     routing = _Routing(engine, lifespan)
-    frame = Frame(routing, access=access, metrics=engine.metrics, short=short)
+    frame = Frame(
+        routing, access=access, metrics=engine.metrics, short=short, stop=engine.stream.close
+    )
     return frame
 
 
@@ -91,6 +94,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("/v1/items", _Items(engine), methods=["GET", "PUT"]),
         Route("/v1/items/{item_id:path}", ItemRoute(engine), methods=["GET", "PATCH", "DELETE"]),
         read("/v1/users", read_routes.users),
+        Route("/v1/stream", StreamRoute(engine), methods=["GET"]),
         read("/health/live", read_routes.live),
         read("/health/ready", read_routes.ready),
         read("/metrics", read_routes.metrics),

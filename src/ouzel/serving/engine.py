@@ -24,13 +24,18 @@ from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.trending import TrendingSource
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
+from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES, Cache
 from ouzel.serving.child import core_numbers
+from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
+from ouzel.serving.stream import Stream
+from ouzel.serving.threads import bound_threads_beside
 from ouzel.serving.timing import Timing
 from ouzel.serving.titles import TitleSearch
 from ouzel.serving.visitors import Visitors
-from ouzel.serving.wire import MAX_USERS, ModelName, RecommendRequest
+from ouzel.serving.warm_up import warm_up_requests
+from ouzel.serving.wire import MAX_USERS, ModelName, ShownItem
 from ouzel.serving.writer import LogWriter, Written
 
 logger = logging.getLogger(__name__)
@@ -38,13 +43,12 @@ logger = logging.getLogger(__name__)
 AUDIT_SECONDS = 5.0
 """How often the state of one live user is compared with a full re-encode."""
 
-WARM_UP_REQUESTS = 32
-
 DRAIN_SECONDS = 0.002
 """How long an event may gather company before it is appended to its user's state unasked."""
 
 DRAIN_USERS = 16
 """Most states that are brought up to date at once: less than a millisecond's work."""
+
 NEWEST_EVENTS = 50_000
 """How far back in the log the trending list begins: a tenth of a second's reading."""
 
@@ -60,6 +64,7 @@ class Parts:
     """What is served: the log, the stages with their state pool, and the popular lists.
 
     `workers` is how many processes answer; the cores behind theirs are for what goes on beside.
+    Answers that many get alike are kept in `cache_bytes`; 0 keeps none.
     """
 
     log: EventLog
@@ -72,6 +77,7 @@ class Parts:
     writer: LogWriter
     encoder: Encoder | None = None
     workers: int = 1
+    cache_bytes: int = LIST_BYTES + ITEM_BYTES
 
 
 class Engine:
@@ -90,6 +96,10 @@ class Engine:
         self._availability = Availability(self.catalog, num_rows=parts.num_rows)
         self.filters = Filters(self.catalog, self._availability, num_rows=parts.num_rows)
         self.users = _some_users(parts.log)
+        item_bytes = parts.cache_bytes * ITEM_BYTES // (LIST_BYTES + ITEM_BYTES)
+        self.lists: Cache[list[ShownItem]] = Cache(max_bytes=parts.cache_bytes - item_bytes)
+        self.items: Cache[bytes] = Cache(max_bytes=item_bytes)
+        self._items_version = 0
         self.metrics = Metrics()
         self.ready = False
         self._rebuilds = None
@@ -117,17 +127,24 @@ class Engine:
         self._late_titles: list[tuple[int, str]] = []
         self._random = random.Random()
         self._measure()
+        self.stream = Stream(Live(self.metrics))
+
+    @property
+    def served_version(self) -> tuple[str, int]:
+        """Return what changes with anything that an answer of nobody in particular is made from.
+
+        Take it before making an answer that is to be kept under it.
+        """
+        return self.model.version, self._items_version
 
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
+        bound_threads_beside()
         self.writer.start(self._apply)
         self._scan_beside()
         if self._encoder is not None:
             self._encoder.start()
-        asked = [
-            RecommendRequest(user_id=user_id or None)
-            for user_id in (self.users or [""])[:WARM_UP_REQUESTS]
-        ]
+        asked = warm_up_requests(self.log, self.users)
         # All together first: that way the encoding process makes the states.
         await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         for request in asked:
@@ -141,6 +158,7 @@ class Engine:
     async def close(self) -> None:
         """Write what waits, then close the log."""
         self.ready = False
+        self.stream.close()
         for task in (self._audits, self._renewing, self._draining):
             if task is not None:
                 task.cancel()
@@ -210,6 +228,8 @@ class Engine:
                 logger.exception("the audit of a user state failed")
 
     def _apply(self, events: Sequence[Event], receipts: Sequence[Written], ticket: int) -> None:
+        # First, so that it holds even for changes that cannot take effect.
+        self._items_version += any(isinstance(event, ItemUpdate) for event in events)
         try:
             for event, receipt in zip(events, receipts, strict=True):
                 if receipt.status != "accepted":
@@ -302,6 +322,12 @@ class Engine:
             ),
             Family(
                 "counter",
+                "ouzel_cache",
+                "Answers that were kept and found, or not: lists for nobody in particular, items.",
+                lambda: self.lists.counts("lists") | self.items.counts("items"),
+            ),
+            Family(
+                "counter",
                 "ouzel_log_writer",
                 "What the writer of the log did.",
                 lambda: {
@@ -327,8 +353,9 @@ class Engine:
             Family(
                 "gauge",
                 "ouzel_now",
-                "State pool, largest audited error, waiting events, bytes of histories, recall@10 "
-                "of the item index against exact search, readiness, and if the encoder lives.",
+                "State pool, largest audited error, waiting requests and events, who listens to "
+                "the stream, bytes of histories and of kept answers, recall@10 of the item index "
+                "against exact search, readiness, and if the encoder lives.",
                 self._now,
             ),
         ]
@@ -338,9 +365,13 @@ class Engine:
         return {
             "states": len(pool),
             "state_slots": pool.num_slots,
+            "state_bytes": pool.bytes,
             "state_audit_max_error": stats.audit_max_error,
+            "waiting_requests": self.answers.waiting,
             "waiting_events": writer.waiting,
+            "stream_listeners": len(self.stream),
             "history_bytes": self._visitors.bytes,
+            "cache_bytes": self.lists.bytes + self.items.bytes,
             "index_recall": min((s.index.recall for s in self._searches), default=1.0),
             "encoder": self._encoder is not None and self._encoder.alive,
             "reads": self.ready,

@@ -27,6 +27,7 @@ class Frame:
     """An ASGI application around another: nothing leaves without timing, nothing as a bare 500.
 
     `short` are routes by path that a server may call without the messages of ASGI, see `answer`.
+    `stop` is to be called when the server begins to stop: it ends the answers that have no end.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Frame:
         access: Access,
         metrics: Metrics,
         short: Mapping[bytes, Short] | None = None,
+        stop: Callable[[], None] | None = None,
     ) -> None:
         self.short = {} if short is None else short
+        self.stop = stop
         self._app = app
         self._access = access
         self._metrics = metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ouzel.bundle.bundle import Bundle, load_bundle
@@ -14,6 +15,7 @@ from ouzel.inference.shared import Directory
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import Chosen, popular_sources, sample_histories, standard_stages
 from ouzel.ranking.pipeline import Pipeline
+from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES
 from ouzel.serving.engine import Engine, Parts
 from ouzel.serving.rebuilds import fork_encoder
 from ouzel.serving.visitors import Visitors
@@ -23,9 +25,16 @@ from ouzel.serving.writer import LogWriter
 LOG_FILE = "events.db"
 
 
-def open_home(home: Path, *, state_bytes: int, workers: int = 1) -> Engine:
+def open_home(
+    home: Path,
+    *,
+    state_bytes: int,
+    cache_bytes: int = LIST_BYTES + ITEM_BYTES,
+    workers: int = 1,
+) -> Engine:
     """Return the engine of a home: its log, and the Bundle that is promoted.
 
+    `state_bytes` bounds the memory of user states, `cache_bytes` that of answers kept for many.
     With several `workers` its states lie where processes forked from this one can read them.
 
     Raises:
@@ -42,7 +51,8 @@ def open_home(home: Path, *, state_bytes: int, workers: int = 1) -> Engine:
     try:
         _check_catalogue(log, bundle)
         chosen = Chosen.of(home, bundle)
-        return Engine(_assemble(log, bundle, chosen, state_bytes=state_bytes, workers=workers))
+        parts = _assemble(log, bundle, chosen, state_bytes=state_bytes, workers=workers)
+        return Engine(replace(parts, cache_bytes=cache_bytes))
     except BaseException:
         log.close()
         raise
@@ -55,6 +65,18 @@ def default_state_bytes() -> int:
     True
     """
     return min(4 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a server may take: bytes for user states and for answers kept for many, processes.
+
+    Of several `workers` one writes, and the others read what it keeps.
+    """
+
+    state_bytes: int = field(default_factory=default_state_bytes)
+    cache_bytes: int = LIST_BYTES + ITEM_BYTES
+    workers: int = 1
 
 
 def _assemble(

@@ -30,6 +30,8 @@ from ouzel.serving.wire import MAX_ITEMS, ItemChange, ItemEntry, ItemIn, ItemsCh
 MAX_FIELD_NAMES = 256
 """Most different fields that all items have: each takes 8 bytes of every item."""
 
+_CHANGING = ("PATCH", "DELETE")
+
 _decode_items = msgspec.json.Decoder(list[ItemIn]).decode
 _decode_change = msgspec.json.Decoder(ItemChange).decode
 _encode = msgspec.json.Encoder().encode
@@ -73,10 +75,16 @@ class ItemRoute:
         timing = timing_of(scope)
         timing.route = "item"
         item_id: str = scope["path_params"]["item_id"]
+        key = (self._engine.served_version, item_id)
+        kept = self._engine.items.get(key) if scope["method"] not in _CHANGING else None
+        if kept is not None:
+            timing.mark("A", "cache")
+            await send_bytes(send, kept)
+            return
         if item_id not in self._engine.catalog:
             detail = f"there is no item {item_id[:256]!r}: PUT /v1/items makes one"
             raise ProblemError(404, detail)
-        if scope["method"] in ("PATCH", "DELETE"):
+        if scope["method"] in _CHANGING:
             change = ItemChange(available=False)
             if scope["method"] == "PATCH":
                 change = await _change(scope, receive)
@@ -85,7 +93,10 @@ class ItemRoute:
             timing.mark("T", "decode")
             await durably(self._engine, updates)
             timing.mark("P", "commit")
-        await send_bytes(send, _encode(_shown(self._engine, item_id)))
+        shown = _encode(_shown(self._engine, item_id))
+        if scope["method"] not in _CHANGING:
+            self._engine.items.put(key, shown, len(shown) + len(item_id))
+        await send_bytes(send, shown)
 
 
 async def _change(scope: Scope, receive: Receive) -> ItemChange:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from ouzel.events import clock
@@ -16,6 +18,7 @@ from ouzel.events.validation import check_id
 from ouzel.ranking.fusion import proposers
 from ouzel.retrieval.types import Candidates, Query
 from ouzel.serving.answers import Answer, ListRequest
+from ouzel.serving.cache import Cache, asked, is_personal, list_bytes
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
 from ouzel.serving.ingest import check_nested
@@ -64,6 +67,16 @@ class ListEngine(Protocol):
     catalog: Catalog
 
     @property
+    def lists(self) -> Cache[list[ShownItem]] | None:
+        """Return the lists that are kept for many, None where none are."""
+        ...
+
+    @property
+    def served_version(self) -> Hashable:
+        """Return what changes with anything that a kept list is made from."""
+        ...
+
+    @property
     def answers(self) -> Answering:
         """Return what makes lists."""
         ...
@@ -110,12 +123,19 @@ class ListRoute:
         except DECODE_ERRORS as error:
             raise undecodable(error) from None
         timing.mark("T", "decode")
-        answer = await self._engine.answers.answer(request, timing)
-        reply = _reply(self._engine, answer, request.fields, timing)
-        if isinstance(request, RankRequest):
-            reply = _with_unknown(reply, request, self._engine)
+        propensities_K = None
+        if is_personal(request) or self._engine.lists is None:
+            answer = await self._engine.answers.answer(request, timing)
+            propensities_K = answer.found.propensities_K
+            reply = _reply(self._engine, answer, request.fields, timing)
+            if isinstance(request, RankRequest):
+                reply = _with_unknown(reply, request, self._engine)
+        else:
+            reply = await _kept_reply(
+                self._engine, request, timing, lambda: self._engine.answers.answer(request, timing)
+            )
         if scope["method"] != "HEAD":
-            _note_shown(self._engine, request, reply, answer.found)
+            _note_shown(self._engine, request, reply, propensities_K)
         return _encode(reply)
 
 
@@ -135,14 +155,23 @@ class PopularRoute:
         except msgspec.ValidationError as error:
             raise invalid([field_error(error)]) from None
         timing.mark("T", "decode")
+        if request.kind == "trending":  # Any event may change it.
+            answer = await self._find(request, timing)
+            reply = _reply(self._engine, answer, request.fields, timing)
+        else:
+            reply = await _kept_reply(
+                self._engine, request, timing, lambda: self._find(request, timing)
+            )
+        if scope["method"] != "HEAD":
+            _note_shown(self._engine, RecommendRequest(), reply)
+        await send_bytes(send, _encode(reply))
+
+    async def _find(self, request: PopularRequest, timing: Timing) -> Answer:
         hidden = await self._engine.answers.hidden(request.filter)
         query = Query(k=request.n, now_ms=clock.now_ms(), hidden=hidden)
         found = self._engine.popular[request.kind].candidates(query, request.n)
         timing.mark("A", "search")
-        reply = _reply(self._engine, Answer(found, None), request.fields, timing)
-        if scope["method"] != "HEAD":
-            _note_shown(self._engine, RecommendRequest(), reply, found)
-        await send_bytes(send, _encode(reply))
+        return Answer(found, None)
 
 
 def _check(request: ListRequest) -> None:
@@ -173,16 +202,45 @@ def _check_ids(*named: tuple[str, str | None]) -> None:
                 raise invalid([FieldError(name, "invalid", str(error))]) from None
 
 
+async def _kept_reply(
+    engine: ListEngine,
+    request: ListRequest | PopularRequest,
+    timing: Timing,
+    find: Callable[[], Awaitable[Answer]],
+) -> RecommendReply:
+    """Return the reply to a request that anybody may have made, from a kept list if there is one.
+
+    Its id is its own all the same. A list that came out degraded is not kept.
+    """
+    assert engine.lists is not None, "whoever keeps none does not ask"
+    wanted = asked(request)
+    key = (type(request), engine.served_version, wanted)
+    items = engine.lists.get(key)
+    if items is not None:
+        timing.mark("A", "cache")
+        return _made(engine, items, None, timing)
+    reply = _reply(engine, await find(), request.fields, timing)
+    if reply.degraded is None:
+        engine.lists.put(key, reply.items, list_bytes(wanted, reply.items))
+    return reply
+
+
 def _reply(
     engine: ListEngine, answer: Answer, fields: list[Name], timing: Timing
 ) -> RecommendReply:
     if answer.degraded is not None:
         engine.metrics.degraded[answer.degraded] += 1
+    return _made(engine, _shown(engine, answer.found, fields), answer.degraded, timing)
+
+
+def _made(
+    engine: ListEngine, items: list[ShownItem], degraded: str | None, timing: Timing
+) -> RecommendReply:
     return RecommendReply(
         request_id=_request_id(),
-        items=_shown(engine, answer.found, fields),
+        items=items,
         model=engine.model,
-        degraded=answer.degraded,
+        degraded=degraded,
         took_ms=round(timing.total_ms(), 3),
     )
 
@@ -226,9 +284,11 @@ def _shown(engine: ListEngine, found: Candidates, fields: list[Name]) -> list[Sh
 
 
 def _note_shown(
-    engine: ListEngine, request: ListRequest, reply: RecommendReply, found: Candidates
+    engine: ListEngine,
+    request: ListRequest,
+    reply: RecommendReply,
+    propensities_K: NDArray[np.float64] | None = None,
 ) -> None:
-    propensities_K = found.propensities_K
     engine.writer.append_later(
         Impression(
             event_id=f"shown-{reply.request_id}",

@@ -7,7 +7,7 @@ counted a few dozen answers at a time, or when somebody asks.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -43,15 +43,15 @@ class Family(NamedTuple):
     reading: Reading
 
 
-class Counts(msgspec.Struct, frozen=True, array_like=True):
-    """What a server counted in a while, as it is told to another process.
+Told = list[tuple[list[str], list[int], float]]
+"""Histograms as they are told to another process: labels, counts by bucket, milliseconds in all."""
 
-    `parts` and `stages` are route, part or stage, counts by bucket, and the sum in milliseconds.
-    """
+
+class Counts(msgspec.Struct, frozen=True, array_like=True):
+    """What a server counted in a while, as it is told to another process."""
 
     requests: list[tuple[str, int, int]]
-    parts: list[tuple[str, str, list[int], float]]
-    stages: list[tuple[str, str, list[int], float]]
+    histograms: tuple[Told, Told, Told]
     degraded: dict[str, int]
 
 
@@ -88,13 +88,41 @@ class Histogram:
         return result
 
 
+def quantile_ms(counts: Sequence[int], share: float) -> float:
+    """Return the duration that a `share` of the counted ones do not exceed, 0 if there are none.
+
+    `counts` are as in `Histogram`: within a bucket durations count as evenly spread, and those
+    above the last bound as equal to it.
+
+    >>> counts = [0, 0, 10, 0]  # ten durations from 0.1 to 0.2 ms
+    >>> round(quantile_ms(counts, 0.5), 3), quantile_ms([], 0.5)
+    (0.15, 0.0)
+    """
+    wanted = share * sum(counts)
+    below = 0.0
+    for count, bound in zip(counts, BOUNDS_MS, strict=False):
+        if count >= wanted > 0:
+            return below + (bound - below) * wanted / count
+        wanted -= count
+        below = bound
+    return below if wanted > 0 else 0.0
+
+
+Histograms = defaultdict[tuple[str, ...], Histogram]
+"""Histograms by their labels, the route first."""
+
+Durations = defaultdict[tuple[str, ...], list[float]]
+"""Milliseconds that are still to be counted, by the same labels."""
+
+
 class Metrics(Collector):
     """The counts of one server, and the `families` that others keep."""
 
     def __init__(self) -> None:
         self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
-        self.parts: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
-        self.stages: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        self.answers: Histograms = defaultdict(Histogram)
+        self.parts: Histograms = defaultdict(Histogram)
+        self.stages: Histograms = defaultdict(Histogram)
         self.events: defaultdict[str, int] = defaultdict(int)
         self.degraded: defaultdict[str, int] = defaultdict(int)
         self.families: list[Family] = []
@@ -106,33 +134,36 @@ class Metrics(Collector):
         """Count an answered request by the route, parts and stages of its stop-watch."""
         self._noted.append((timing, status))
         if len(self._noted) >= MOST_NOTED:
-            self._count()
+            self.count()
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Count what was only noted so far."""
         noted, self._noted = self._noted, []
         for (route, status), count in Counter((one.route, status) for one, status in noted).items():
             self.requests[route, status] += count
-        parts: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-        stages: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        answers: Durations = defaultdict(list)
+        parts: Durations = defaultdict(list)
+        stages: Durations = defaultdict(list)
         for timing, _ in noted:
+            answers[timing.route,].append(timing.total_ms())
             for part, spent in timing.parts().items():
                 parts[timing.route, part].append(spent)
             for (_, name), spent in zip(timing.names, timing.spent_ms, strict=True):
                 stages[timing.route, name].append(spent)
-        for histograms, durations in ((self.parts, parts), (self.stages, stages)):
+        counted = ((self.answers, answers), (self.parts, parts), (self.stages, stages))
+        for histograms, durations in counted:
             for key, spent_ms in durations.items():
                 histograms[key].observe(spent_ms)
 
     def take(self) -> Counts:
         """Return what was counted, and begin anew."""
-        self._count()
+        self.count()
         counts = Counts(
             [(route, status, count) for (route, status), count in self.requests.items()],
-            _told(self.parts),
-            _told(self.stages),
+            (_told(self.answers), _told(self.parts), _told(self.stages)),
             dict(self.degraded),
         )
-        for kept in (self.requests, self.parts, self.stages, self.degraded):
+        for kept in (self.requests, self.answers, self.parts, self.stages, self.degraded):
             kept.clear()
         return counts
 
@@ -142,10 +173,11 @@ class Metrics(Collector):
             self.requests[route, status] += count
         for stage, count in counts.degraded.items():
             self.degraded[stage] += count
-        for histograms, told in ((self.parts, counts.parts), (self.stages, counts.stages)):
-            for route, name, by_bucket, sum_ms in told:
-                histograms[route, name].counts += by_bucket
-                histograms[route, name].sum_ms += sum_ms
+        ours = (self.answers, self.parts, self.stages)
+        for histograms, told in zip(ours, counts.histograms, strict=True):
+            for labels, by_bucket, sum_ms in told:
+                histograms[tuple(labels)].counts += by_bucket
+                histograms[tuple(labels)].sum_ms += sum_ms
 
     def text(self) -> bytes:
         """Return everything in the text format 0.0.4."""
@@ -153,13 +185,16 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family; prometheus_client calls this."""
-        self._count()
+        self.count()
         requests = CounterMetricFamily(
             "ouzel_requests", "Answers by route and status.", labels=["route", "status"]
         )
         for (route, status), count in self.requests.items():
             requests.add_metric([route, str(status)], count)
         yield requests
+        yield _histograms(
+            "ouzel_answer_seconds", "Time of whole answers by route.", ["route"], self.answers
+        )
         yield _histograms(
             "ouzel_part_seconds", "Time of T, P and A by route.", ["route", "part"], self.parts
         )
@@ -177,12 +212,10 @@ class Metrics(Collector):
             yield family
 
 
-def _told(
-    histograms: Mapping[tuple[str, str], Histogram],
-) -> list[tuple[str, str, list[int], float]]:
+def _told(histograms: Mapping[tuple[str, ...], Histogram]) -> Told:
     return [
-        (route, name, histogram.counts.tolist(), histogram.sum_ms)
-        for (route, name), histogram in histograms.items()
+        (list(labels), histogram.counts.tolist(), histogram.sum_ms)
+        for labels, histogram in histograms.items()
     ]
 
 
@@ -194,7 +227,7 @@ def _counts(name: str, text: str, label: str, counts: Mapping[str, float]) -> Me
 
 
 def _histograms(
-    name: str, text: str, labels: list[str], histograms: Mapping[tuple[str, str], Histogram]
+    name: str, text: str, labels: list[str], histograms: Mapping[tuple[str, ...], Histogram]
 ) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, histogram in histograms.items():

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from ouzel.serving import wire
 from ouzel.serving.http import send_bytes, timing_of
+from ouzel.serving.live import Tick
 from ouzel.serving.problem import CONTENT_TYPE, ProblemBody
 from ouzel.version import __version__
 
@@ -32,6 +33,7 @@ _TYPES = (
     wire.UsersReply,
     wire.Live,
     wire.Ready,
+    Tick,
     ProblemBody,
 )
 _PROBLEMS = {
@@ -132,6 +134,7 @@ def _paths(parameters: dict[str, list[Json]]) -> Json:
         | {"put": _put_items()},
         "/v1/items/{item_id}": _item(),
         "/v1/users": _get("users", "Some known users", "UsersReply", parameters["UsersRequest"]),
+        "/v1/stream": _stream(),
         "/health/live": _get("live", "Whether the process answers", "Live", []),
         "/health/ready": _ready(),
         "/metrics": _text("metrics", "Counts in the format of Prometheus", "text/plain"),
@@ -211,6 +214,24 @@ def _item() -> Json:
             "operationId": "hide_item",
             "responses": stored | _problems(),
         },
+    }
+
+
+def _stream() -> Json:
+    data = "Each event has the type `tick` and, as JSON, the schema `Tick` as its data."
+    events = {"schema": {"type": "string", "description": data}}
+    return {
+        "get": {
+            "summary": "What the server does, told every second, without end",
+            "description": "Server-sent events. Who reads slowly misses some. They carry no id, "
+            "and a Last-Event-ID is ignored: each tells of the second before it, none is kept.",
+            "operationId": "stream",
+            "responses": {
+                "200": {"description": "Events.", "content": {"text/event-stream": events}},
+                "503": _problem("Too many clients listen already."),
+            }
+            | _problems(),
+        }
     }
 
 

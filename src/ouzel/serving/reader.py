@@ -110,6 +110,9 @@ class Reader:
         self.model = inherited.model
         self.catalog = inherited.catalog
         self.metrics = Metrics()
+        # A list that many get is kept by the writer alone, which knows when it is out of date.
+        self.lists = None
+        self.served_version = None
         self.link = Link(self._hear, self._lost)
         self.forward = Forward(self.link)
         self.writer = Shows(self.link)

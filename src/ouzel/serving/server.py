@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ouzel.inference.shared import writes_in_order
 from ouzel.serving.app import build_app
 from ouzel.serving.child import core_numbers, stay_on
 from ouzel.serving.engine import Engine
-from ouzel.serving.home import default_state_bytes, open_home
+from ouzel.serving.home import Resources, open_home
 from ouzel.serving.reader import Reader, inherited
 from ouzel.serving.security import Access, check_binding
 from ouzel.serving.short import ShortWay
@@ -71,13 +72,11 @@ def serve(
     port: int = 8000,
     port_file: Path | None = None,
     api_key: str | None = None,
-    state_bytes: int | None = None,
-    workers: int = 1,
+    resources: Resources | None = None,
     listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a home until SIGTERM or SIGINT; returns after the last answer has left.
 
-    `workers` is how many processes answer: one writes, the others read what it keeps.
     `port` 0 takes any free port. `port_file` receives the port once requests are welcome, and
     `listening` is called then with the address.
 
@@ -97,10 +96,9 @@ def serve(
     if home.is_dir():
         # Before the lock, which would be left behind in a folder that has nothing to do with us.
         BundleStore(home).current()
-    check_workers(workers)
+    given = Resources() if resources is None else resources
+    check_workers(given.workers)
     access = Access(host, api_key)
-    if state_bytes is None:
-        state_bytes = default_state_bytes()
 
     def tell(taken: int) -> None:
         if port_file is not None:
@@ -110,8 +108,8 @@ def serve(
 
     with bound(host, port):
         pass  # Among those who share a port, another server would not be noticed.
-    with bound(host, port, exclusive=workers == 1) as listener, alone(home):
-        engine = open_home(home, state_bytes=state_bytes, workers=workers)
+    with bound(host, port, exclusive=given.workers == 1) as listener, alone(home):
+        engine = open_home(home, **asdict(given))
         readers = _forked(engine, access, (host, listener.getsockname()[1]))
         stay_on(set(core_numbers()[:1]))
         run(build_app(engine, access, readers), listener, tell)

@@ -112,12 +112,20 @@ class ShortWay(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def shutdown(self) -> None:
+        """Let the request under way be the last; one that has no end comes to it."""
+        super().shutdown()
+        if self._frame is not None and self._frame.stop is not None:
+            self._frame.stop()
+
     def _as_usual(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
+        # For an answer without end, whose client may never read what it was sent.
+        self.scope["ouzel.hang_up"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
 
     def _plain(self, short: Short) -> _Plain | None:
         """Return what is asked if the short way will do, else None."""
