@@ -126,7 +126,7 @@ class Engine:
         self._renewing: asyncio.Task[None] | None = None
         self._late_titles: list[tuple[int, str]] = []
         self._random = random.Random()
-        self._measure()
+        self.metrics.families += self._families()
         self.stream = Stream(Live(self.metrics))
 
     @property
@@ -294,31 +294,15 @@ class Engine:
         finally:
             self._renewing = None
 
-    def _measure(self) -> None:
-        stats, writer = self._states.stats, self.writer
-        pool = self._states.pool
-        self.metrics.families += [
-            Family(
-                "counter",
-                "ouzel_states",
-                "What happened to user states.",
-                lambda: {
-                    "hits": stats.hits,
-                    "misses": stats.misses,
-                    "appends": stats.appends,
-                    "rebuilds": stats.rebuilds,
-                    "invalidations": stats.invalidations,
-                    "evictions": pool.evictions,
-                    "audits": stats.audits,
-                    "audit_failures": stats.audit_failures,
-                    "prefetches": stats.prefetches,
-                },
-            ),
+    def _families(self) -> list[Family]:
+        """Return what the metrics show of what is kept elsewhere."""
+        return [
+            Family("counter", "ouzel_states", "What happened to user states.", self._state_counts),
             Family(
                 "gauge",
                 "ouzel_state_audit_max_error",
                 "Largest difference of an audited state from its full re-encode.",
-                lambda: {"": stats.audit_max_error},
+                lambda: {"": self._states.stats.audit_max_error},
             ),
             Family(
                 "counter",
@@ -327,16 +311,7 @@ class Engine:
                 lambda: self.lists.counts("lists") | self.items.counts("items"),
             ),
             Family(
-                "counter",
-                "ouzel_log_writer",
-                "What the writer of the log did.",
-                lambda: {
-                    "commits": writer.stats.commits,
-                    "events": writer.stats.events,
-                    "seconds": writer.stats.seconds,
-                    "failures": writer.stats.failures,
-                    "dropped_impressions": writer.stats.dropped,
-                },
+                "counter", "ouzel_log_writer", "What the writer of the log did.", self._log_counts
             ),
             Family(
                 "counter",
@@ -359,6 +334,30 @@ class Engine:
                 self._now,
             ),
         ]
+
+    def _state_counts(self) -> dict[str, float]:
+        stats = self._states.stats
+        return {
+            "hits": stats.hits,
+            "misses": stats.misses,
+            "appends": stats.appends,
+            "rebuilds": stats.rebuilds,
+            "invalidations": stats.invalidations,
+            "evictions": self._states.pool.evictions,
+            "audits": stats.audits,
+            "audit_failures": stats.audit_failures,
+            "prefetches": stats.prefetches,
+        }
+
+    def _log_counts(self) -> dict[str, float]:
+        stats = self.writer.stats
+        return {
+            "commits": stats.commits,
+            "events": stats.events,
+            "seconds": stats.seconds,
+            "failures": stats.failures,
+            "dropped_impressions": stats.dropped,
+        }
 
     def _now(self) -> dict[str, float]:
         stats, writer, pool = self._states.stats, self.writer, self._states.pool
