@@ -26,7 +26,7 @@ COMMANDS = {
     "evaluate": "Measure the model of a home against every baseline.",
     "recommend": "Print what a home recommends to one user.",
     "serve": "Serve a home over HTTP, with the live page.",
-    "benchmark": "Measure serving on this machine (requests per second, when a click shows), or states.",
+    "benchmark": "Measure serving (requests per second, when a click shows) or user states here.",
     "doctor": "Check this machine and a home, and say what to repair.",
 }
 """Every command and its line in `ouzel --help`."""
