@@ -24,7 +24,7 @@ CLOCK_CALLS = {
 }  # fmt: skip
 
 ENGINES = {
-    "onnxruntime": ("inference/onnxruntime.py",),
+    "onnxruntime": ("inference/onnxruntime.py", "compression/onnxruntime.py"),
     "openvino": ("inference/openvino.py",),
     "sqlite3": ("events/log*.py", "bundle/store.py"),
     "redis": ("events/redis.py",),

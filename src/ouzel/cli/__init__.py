@@ -27,7 +27,7 @@ COMMANDS = {
     "recommend": "Print what a home recommends to one user.",
     "index": "Choose how the items of a home are searched, by measuring it here.",
     "serve": "Serve a home over HTTP, with the live page.",
-    "benchmark": "Measure serving on this machine: requests per second, and when a click shows.",
+    "benchmark": "Measure serving (requests per second, when a click shows) or user states here.",
     "doctor": "Check this machine and a home, and say what to repair.",
 }
 """Every command and its line in `ouzel --help`."""

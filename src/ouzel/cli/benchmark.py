@@ -21,6 +21,7 @@ from ouzel.bundle.store import BundleStore
 from ouzel.cli import machine
 from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
 from ouzel.cli.benchmarking.peer import BENCH, TUNINGS, Peer, Tuning
+from ouzel.cli.benchmarking.states import state_rows
 from ouzel.cli.printing.output import emit, progress
 from ouzel.evaluation.load import held
 from ouzel.evaluation.load_result import LoadResult
@@ -40,10 +41,15 @@ from ouzel.evaluation.serving_case import (
     warm,
 )
 from ouzel.evaluation.workload import Workload
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.pool import slot_bytes
 
 EXAMPLE = "ouzel benchmark serving --case 100k --peer --json -"
 
-Case = Literal["10k", "100k", "1m", "visible"]
+Case = Literal["10k", "100k", "1m", "visible", "append-s", "append-l", "append-xl"]
+
+STATES = {"append-s": "S", "append-l": "L", "append-xl": "XL"}
+"""The cases of the topic `states`, with the preset that each measures."""
 
 SCALES = {
     "10k": Scale(num_items=10_000, num_live=10_000, num_cold=5_000),
@@ -62,19 +68,20 @@ MOST_RATE = 100_000.0
 KEEPING_UP = 0.9
 """A system that answers less than this share of what it is asked will not answer more."""
 
-STATE_BYTES = 205_000
-"""One user's state at preset S, a little over."""
-
 SHOWN = (
     "system", "case", "workers", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer",
     "p50_ms", "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "next_answer_share",
     "degraded", "rss_mb", "server_cpu_ms_per_request",
+    "weights", "states", "query_p50_ms", "encode_p50_ms", "state_bytes", "vector_cosine",
 )  # fmt: skip
 """The columns that people compare; the JSON has them all."""
 
 
 def command(
-    topic: Annotated[Literal["serving"], typer.Argument(help="What to measure.")],
+    topic: Annotated[
+        Literal["serving", "states"],
+        typer.Argument(help="What to measure: the server, or user states alone, on one thread."),
+    ],
     case: Annotated[
         Case | None, typer.Option(help="One case; all but 1m if it is left out.")
     ] = None,
@@ -102,7 +109,18 @@ def command(
         str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
     ] = None,
 ) -> None:
-    """Measure how many requests per second are answered in time, and how soon a click shows."""
+    """Measure how many requests per second are answered in time, and how soon a click shows.
+
+    The topic `states` measures what one event costs a user's state (append-s, append-l, append-xl).
+    """
+    if (topic == "states") != (case in STATES if case is not None else topic == "states"):
+        raise typer.BadParameter(f"--case {case} is not one of the topic {topic}")
+    if topic == "states":
+        if peer or rates is not None or model_from is not None:
+            raise typer.BadParameter("--peer, --rates and --model-from are of the topic serving")
+        names = tuple(STATES) if case is None else (case,)
+        _emit([row for name in names for row in _states(name, quick, seed)], topic, seed, json)
+        return
     given = None if rates is None else _rates(rates)
     rows: list[Row] = []
     if given is not None and case == "visible":
@@ -111,6 +129,16 @@ def command(
     for name in every if case is None else (case,):
         run = Run(QUICK if quick else FULL, model_from, seed, workers, given)
         rows += _case(name, run, peer=peer)
+    _emit(rows, topic, seed, json)
+
+
+def _states(name: str, quick: bool, seed: int) -> Iterator[Row]:
+    from ouzel.models.sequence.esasrec import PRESETS
+
+    return state_rows(PRESETS[STATES[name]], case=name, quick=quick, seed=seed, told=_tell)
+
+
+def _emit(rows: list[Row], topic: str, seed: int, json: str | None) -> None:
     result = machine.record(rows, command=" ".join(["ouzel", *sys.argv[1:]]), seed=seed)
     if json is not None:
         emit(result, json, title=f"Benchmark: {topic}")
@@ -208,7 +236,8 @@ def _fresh(folder: Path) -> Iterator[Path]:
 
 def _serve(folder: Path, work: Workload, workers: int = 1) -> Callable[[Path], Sequence[str]]:
     """Return the command that serves a home with room for the states of its live users."""
-    megabytes = math.ceil(1.02 * work.num_live * STATE_BYTES / 2**20)
+    shape = Graphs.of(load_bundle(BundleStore(folder).current())).shape
+    megabytes = math.ceil(1.02 * work.num_live * slot_bytes(shape) / 2**20)
     words = [sys.executable, "-m", "ouzel.cli", "serve", str(folder)]
     words += ["--port", "0", "--state-megabytes", str(megabytes)]
     words += ["--workers", str(workers), "--port-file"]

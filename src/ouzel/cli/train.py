@@ -24,7 +24,7 @@ def command(
         Path, typer.Option(help="A file or folder of events in any format that is known.")
     ],
     out: Annotated[Path, typer.Option(help="The home to train into; it is made if absent.")],
-    preset: Annotated[str, typer.Option(help="Size of the model: S or M.")] = "S",
+    preset: Annotated[str, typer.Option(help="Size of the model: S, M, L or XL.")] = "S",
     model: Annotated[str, typer.Option(help="Name of the model.")] = "esasrec",
     split: Annotated[
         str, typer.Option(help="What to hold out: temporal or leave-one-out.")

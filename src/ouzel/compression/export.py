@@ -24,7 +24,7 @@ from torch.export import Dim
 
 from ouzel.bundle.manifest import GraphSignature
 from ouzel.models.layers.precision import Precision
-from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.protocols import SequenceConfig, SequenceEncoder
 
 OPSET = 20
 
@@ -101,9 +101,8 @@ def _kinds(precision: Precision, *names: str) -> tuple[str, ...]:
     return names if precision == "int8" else names[::2]
 
 
-def _cache(model: SequenceEncoder, slots: int) -> list[Tensor]:
+def _cache(config: SequenceConfig, precision: Precision, slots: int) -> list[Tensor]:
     """Return the arrays of one layer's cache."""
-    config = model.config
     heads, size = config.num_heads, config.dim // config.num_heads
     shapes = {"keys": (slots, heads, size, config.window), "scales": (slots, heads, config.window)}
     shapes["values"] = (slots, heads, config.window, size)
@@ -111,19 +110,19 @@ def _cache(model: SequenceEncoder, slots: int) -> list[Tensor]:
     scales = torch.zeros(shapes["scales"])
     arrays = []
     for kind in ("keys", "values"):
-        arrays.append(torch.zeros(shapes[kind], dtype=types[model.precision]))
-        if model.precision == "int8":
+        arrays.append(torch.zeros(shapes[kind], dtype=types[precision]))
+        if precision == "int8":
             arrays.append(scales)
     return arrays
 
 
-def _last_layer(model: SequenceEncoder, slots: Any) -> dict[str, tuple[Tensor, dict[int, Any]]]:
+def _last_layer(
+    config: SequenceConfig, precision: Precision, slots: Any
+) -> dict[str, tuple[Tensor, dict[int, Any]]]:
     """Return the inputs of a graph that reads the last layer's cache."""
-    names = _kinds(model.precision, "keys", "key_scales", "values", "value_scales")
-    return {
-        name: (tensor, {0: slots})
-        for name, tensor in zip(names, _cache(model, slots=5), strict=True)
-    }
+    names = _kinds(precision, "keys", "key_scales", "values", "value_scales")
+    tensors = _cache(config, precision, slots=5)
+    return {name: (tensor, {0: slots}) for name, tensor in zip(names, tensors, strict=True)}
 
 
 def _export_encode(model: SequenceEncoder) -> bytes:
@@ -150,7 +149,9 @@ def _export_append(model: SequenceEncoder) -> bytes:
     inputs["table"] = (torch.zeros(4, model.config.dim), {0: rows})
     num_layers = model.config.num_layers
     names = cache_names(num_layers, model.precision)
-    for name, tensor in zip(names, num_layers * _cache(model, slots=5), strict=True):
+    for name, tensor in zip(
+        names, num_layers * _cache(model.config, model.precision, slots=5), strict=True
+    ):
         inputs[name] = (tensor, {0: slots})
     return _export(model, model.append, inputs, _rows(model))
 
@@ -161,7 +162,7 @@ def _export_query(model: SequenceEncoder) -> bytes:
     inputs = {name: (each, {0: batch}) for name in ("now", "length", "slot")}
     inputs["last"] = (torch.zeros(5, model.config.dim), {0: slots})
     inputs["last_time"] = (torch.zeros(5, dtype=torch.int64), {0: slots})
-    inputs |= _last_layer(model, slots)
+    inputs |= _last_layer(model.config, model.precision, slots)
     return _export(model, model.query, inputs, ["vector"])
 
 
@@ -174,7 +175,7 @@ def _export_score(model: SequenceEncoder) -> bytes:
         "slot": (each, {0: batch}),
         "candidates": (torch.ones(2, 3, dtype=torch.int64), {0: batch, 1: candidates}),
         "vectors": (torch.zeros(4, model.config.dim), {0: rows}),
-        **_last_layer(model, slots),
+        **_last_layer(model.config, model.precision, slots),
     }
     return _export(model, model.score, inputs, ["logits"])
 

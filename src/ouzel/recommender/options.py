@@ -23,7 +23,8 @@ class TrainOptions:
     model: str = "esasrec"
     """Which model, by its name in `ouzel.models.sequence.SEQUENCE_MODELS`."""
     preset: str = "S"
-    """Its size: S (dim 64, 2 layers) or M (dim 128, 4 layers), both over 200 events."""
+    """Its size: S (dim 64, 2 layers), M (128, 4) or L (256, 4) over 200 events, or XL (512, 8) over
+    512."""
     split: str = "temporal"
     """What is held out: the newest tenth by time, or each user's last two events."""
     refit: bool = False

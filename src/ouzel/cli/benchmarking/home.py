@@ -128,6 +128,7 @@ def trained_origin(bundle: Bundle) -> Origin:
 
     >>> from types import SimpleNamespace
     >>> said = dict(model="esasrec", config={}, features={}, graphs={}, seed=0, versions={})
+    >>> said["states"] = None
     >>> arrays = {"inputs": {"table": np.ones((3, 2), np.float32)}}
     >>> manifest = SimpleNamespace(**said)
     >>> bundle = SimpleNamespace(manifest=manifest, digest="0a1b", tensors=arrays.get)
@@ -145,6 +146,7 @@ def trained_origin(bundle: Bundle) -> Origin:
         "parent": bundle.digest,
         "seed": manifest.seed,
         "versions": manifest.versions,
+        "states": manifest.states,
     }
     return Origin(graphs, bundle.tensors("inputs")["table"], fields, skew=0.0)
 

@@ -85,6 +85,8 @@ class ESASRecConfig:
 PRESETS = {
     "S": ESASRecConfig(),
     "M": ESASRecConfig(dim=128, num_layers=4, num_heads=4),
+    "L": ESASRecConfig(dim=256, num_layers=4, num_heads=8),
+    "XL": ESASRecConfig(dim=512, num_layers=8, num_heads=8, window=512),
 }
 
 
