@@ -98,3 +98,21 @@ def answered(route):
     timing.route = route
     timing.mark("A", "encode")
     return timing
+
+
+def test_answers_that_went_different_ways_are_counted_together_and_a_stage_as_often_as_it_ran():
+    metrics = Metrics()
+    for names, spent_ms in (
+        ([("T", "read"), ("A", "search"), ("A", "search")], [0.1, 2.5, 40]),
+        ([("A", "search")], [2.6]),
+        ([], []),
+    ):
+        timing = Timing()
+        timing.split(names, spent_ms)
+        metrics.request(timing, 200)
+    metrics.count()
+    stages, parts = metrics.stages["other", "search"], metrics.parts["other", "A"]
+    assert stages.counts.sum() == 3 and stages.sum_ms == pytest.approx(45.1)
+    assert stages.counts[[9, 15]].tolist() == [2, 1]  # up to 3 ms and up to 50 ms
+    assert parts.counts[[0, 9, 15]].tolist() == [1, 1, 1]
+    assert metrics.answers["other",].counts.sum() == 3

@@ -116,8 +116,10 @@ def command(
     if (topic == "states") != (case in STATES if case is not None else topic == "states"):
         raise typer.BadParameter(f"--case {case} is not one of the topic {topic}")
     if topic == "states":
-        if peer or rates is not None or model_from is not None:
-            raise typer.BadParameter("--peer, --rates and --model-from are of the topic serving")
+        if peer or rates is not None or model_from is not None or workers != 1:
+            raise typer.BadParameter(
+                "--peer, --rates, --model-from and --workers are of the topic serving"
+            )
         names = tuple(STATES) if case is None else (case,)
         _emit([row for name in names for row in _states(name, quick, seed)], topic, seed, json)
         return
