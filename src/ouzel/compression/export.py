@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ouzel.bundle.manifest import GraphSignature
-from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.protocols import Ranker, SequenceConfig, SequenceEncoder
 
 OPSET = 20
 
@@ -30,7 +30,7 @@ OPSET = 20
 class _Graph(nn.Module):
     """A method of a model as a module of its own, which is what the exporter takes."""
 
-    def __init__(self, model: SequenceEncoder, method: Callable[..., Any]) -> None:
+    def __init__(self, model: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self.method = method
@@ -70,6 +70,41 @@ def export_graphs(model: SequenceEncoder) -> dict[str, bytes]:
     }
 
 
+def export_ranker(ranker: Ranker, states: SequenceConfig) -> dict[str, bytes]:
+    """Return the graph `rank` of `ranker`, for states of a model of config `states`.
+
+    rank(query_BD, now_B, length_B, slot_B, candidates_BK, vectors_ND, items_NF, keys, values of the
+        last layer) -> logits (B, K, A); `items` holds `Ranker.item_lines` of all rows
+
+    >>> from unittest.mock import patch
+    >>> from ouzel.models.ranking import TargetAttention
+    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> states = ESASRecConfig(dim=8, num_layers=1, window=4)
+    >>> ranker = TargetAttention.build(states, ("interact",), num_rows=3)
+    >>> names_of = lambda model, method, inputs, outputs: list(inputs)  # tracing takes seconds
+    >>> with patch("ouzel.compression.export._export", names_of):
+    ...     export_ranker(ranker, states)["rank"][4:]
+    ['candidates', 'vectors', 'items', 'keys', 'values']
+    """
+    ranker.eval()
+    batch, slots, rows, candidates = Dim("B"), Dim("S"), Dim("N"), Dim("K")
+    each, row_M = torch.ones(2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    width = ranker.item_lines(row_M, torch.zeros(1, states.dim)).shape[1]
+    keys, values = _cache(states, slots=5)[-2:]
+    inputs = {
+        "query": (torch.zeros(2, states.dim), {0: batch}),
+        "now": (each, {0: batch}),
+        "length": (each, {0: batch}),
+        "slot": (each, {0: batch}),
+        "candidates": (torch.ones(2, 3, dtype=torch.int64), {0: batch, 1: candidates}),
+        "vectors": (torch.zeros(4, states.dim), {0: rows}),
+        "items": (torch.zeros(4, width), {0: rows}),
+        "keys": (keys, {0: slots}),
+        "values": (values, {0: slots}),
+    }
+    return {"rank": _export(ranker, ranker.rank, inputs, ["logits"])}
+
+
 def cache_names(num_layers: int) -> list[str]:
     """Return the names of the cache inputs of `append`, in order.
 
@@ -89,8 +124,7 @@ def row_names(num_layers: int) -> list[str]:
     return [*rows, "last"]
 
 
-def _cache(model: SequenceEncoder, slots: int) -> list[Tensor]:
-    config = model.config
+def _cache(config: SequenceConfig, slots: int) -> list[Tensor]:
     heads, size = config.num_heads, config.dim // config.num_heads
     keys, values = (slots, heads, size, config.window), (slots, heads, config.window, size)
     return [torch.zeros(shape) for _ in range(config.num_layers) for shape in (keys, values)]
@@ -114,7 +148,7 @@ def _export_append(model: SequenceEncoder) -> bytes:
     inputs = {name: (each, {0: batch}) for name in ("row", "time", "length", "slot")}
     inputs["table"] = (torch.zeros(4, model.config.dim), {0: rows})
     names = cache_names(model.config.num_layers)
-    for name, tensor in zip(names, _cache(model, slots=5), strict=True):
+    for name, tensor in zip(names, _cache(model.config, slots=5), strict=True):
         inputs[name] = (tensor, {0: slots})
     return _export(model, model.append, inputs, row_names(model.config.num_layers))
 
@@ -122,7 +156,7 @@ def _export_append(model: SequenceEncoder) -> bytes:
 def _export_query(model: SequenceEncoder) -> bytes:
     batch, slots = Dim("B"), Dim("S")
     each = torch.ones(2, dtype=torch.int64)
-    keys, values = _cache(model, slots=5)[-2:]
+    keys, values = _cache(model.config, slots=5)[-2:]
     inputs = {name: (each, {0: batch}) for name in ("now", "length", "slot")}
     inputs["last"] = (torch.zeros(5, model.config.dim), {0: slots})
     inputs["last_time"] = (torch.zeros(5, dtype=torch.int64), {0: slots})
@@ -134,7 +168,7 @@ def _export_query(model: SequenceEncoder) -> bytes:
 def _export_score(model: SequenceEncoder) -> bytes:
     batch, slots, rows, candidates = Dim("B"), Dim("S"), Dim("N"), Dim("K")
     each = torch.ones(2, dtype=torch.int64)
-    keys, values = _cache(model, slots=5)[-2:]
+    keys, values = _cache(model.config, slots=5)[-2:]
     inputs = {
         "query": (torch.zeros(2, model.config.dim), {0: batch}),
         "length": (each, {0: batch}),
@@ -157,7 +191,7 @@ def _export_item(model: SequenceEncoder) -> bytes:
 
 
 def _export(
-    model: SequenceEncoder,
+    model: nn.Module,
     method: Callable[..., Any],
     inputs: dict[str, tuple[Tensor, dict[int, Any]]],
     outputs: list[str],

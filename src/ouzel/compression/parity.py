@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
-from ouzel.inference.encoding import HistoryEncoder
+from ouzel.inference.encoding import HistoryEncoder, ask, encode_into
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool, slot_bytes
 from ouzel.inference.states import UserStates
-from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.protocols import Ranker, SequenceEncoder
 
 PARITY_BOUND = 1e-4
 """Largest absolute difference of a user vector's entries, and of a score."""
@@ -72,6 +72,51 @@ def measure_parity(
         "append": _worst([_appended(graphs, history) for history in histories], encoded),
         "score": _score_difference(model, graphs, encoded),
     }
+    return _checked(bounds)
+
+
+def measure_ranker_parity(
+    ranker: Ranker,
+    graphs: Graphs,
+    tables: tuple[NDArray[np.float32], NDArray[np.float32]],
+    histories: Sequence[History],
+) -> dict[str, float]:
+    """Return the largest difference `rank` of the ranker's graph to the ranker, on real states.
+
+    `tables` are the output-side item vectors (N, D) and the ranker's lines (N, F) of all rows.
+
+    Raises:
+        ValueError: it is above `PARITY_BOUND`: such a graph must not be served.
+
+    >>> from types import SimpleNamespace
+    >>> nothing = (np.ones((2, 1), np.float32), np.ones((2, 1), np.float32))
+    >>> measure_ranker_parity(SimpleNamespace(), SimpleNamespace(), nothing, [])
+    {'rank': 0.0}
+    """
+    differences = [0.0]
+    for history in histories:
+        if not len(history):
+            continue
+        pool = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
+        encode_into(graphs, pool, [0], [history])
+        slot_B, now_B = np.zeros(1, np.int64), np.array([_request_ms(history)])
+        asked = {
+            "query_BD": ask(graphs, pool, slot_B, now_B),
+            "now_B": now_B,
+            "length_B": pool.length_S[slot_B],
+            "slot_B": slot_B,
+            "candidates_BK": _spread_rows(len(tables[0]))[None],
+        }
+        logits_BKA = graphs.rank(**asked, tables=tables, cache=pool.cache)
+        inputs = {name: torch.from_numpy(array) for name, array in asked.items()}
+        vectors_ND, items_NF, *cache = map(torch.from_numpy, (*tables, *pool.cache[-2:]))
+        with torch.no_grad():
+            expected = ranker.rank(*inputs.values(), vectors_ND, items_NF, *cache)
+        differences.append(_worst(logits_BKA, expected.numpy()))
+    return _checked({"rank": max(differences)})
+
+
+def _checked(bounds: dict[str, float]) -> dict[str, float]:
     for name, bound in bounds.items():
         if not bound <= PARITY_BOUND:
             raise ValueError(
@@ -79,6 +124,11 @@ def measure_parity(
                 "train again, and report this with the versions that `ouzel doctor` prints"
             )
     return bounds
+
+
+def _spread_rows(num_rows: int) -> NDArray[np.int64]:
+    """Return a few rows spread over the catalogue."""
+    return np.unique(np.linspace(1, num_rows - 1, SCORED_ITEMS).astype(np.int64))
 
 
 def _torch_vector(model: SequenceEncoder, graphs: Graphs, history: History) -> NDArray[np.float32]:
@@ -111,7 +161,7 @@ def _score_difference(
     model: SequenceEncoder, graphs: Graphs, queries_BD: NDArray[np.float32]
 ) -> float:
     """Return the difference of scores of a few items spread over the catalogue."""
-    candidates_K = np.unique(np.linspace(1, graphs.num_rows - 1, SCORED_ITEMS).astype(np.int64))
+    candidates_K = _spread_rows(graphs.num_rows)
     each_B = np.zeros(len(queries_BD), np.int64)
     states = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
     logits = graphs.score(

@@ -73,6 +73,11 @@ class UserStates:
         self._load_history = load_history
         self._pending: dict[int, list[tuple[int, int]]] = {}
 
+    @property
+    def graphs(self) -> Graphs:
+        """Return the graphs that make the states."""
+        return self._graphs
+
     def observe(self, user: int, row: int, time_ms: int) -> None:
         """Note a durable event of `user`; its effect is in the user's next `query`.
 

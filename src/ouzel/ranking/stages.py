@@ -131,7 +131,7 @@ class SearchIndex(Stage):
         self.budget_ms = BUDGET_MS * (1 + len(index) / 1e6)
 
     def run(self, work: Work) -> Work:
-        """Return the work with up to k candidates for each query that has a vector."""
+        """Return the work with the candidates wanted for each query that has a vector."""
         asking = [query for query in work.queries if query.vector is not None]
         if not asking:
             return work
@@ -161,7 +161,12 @@ def _asked(
     vectors = [query.vector for query in queries if query.vector is not None]
     masks = [query.hidden for query in queries]
     hidden = None if all(mask is None for mask in masks) else masks
-    return np.stack(vectors), max(q.k for q in queries), [q.forbidden for q in queries], hidden
+    return (
+        np.stack(vectors),
+        max(q.gathered for q in queries),
+        [q.forbidden for q in queries],
+        hidden,
+    )
 
 
 def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.float32]) -> Work:
@@ -171,7 +176,7 @@ def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.fl
     for place, rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
         query = work.queries[place]
         name = query.source or (SESSION if query.user is None else SEQUENCE)
-        best = Candidates.of(name, rows_K[: query.k], scores_K[: query.k])
+        best = Candidates.of(name, rows_K[: query.gathered], scores_K[: query.gathered])
         found[place] = join(found[place], best)
     return work.with_found(found)
 
