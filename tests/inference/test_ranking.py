@@ -8,7 +8,7 @@ import torch
 
 from ouzel.events.interactions import History
 from ouzel.inference.pool import slot_bytes
-from ouzel.inference.ranking import SESSIONS, Asking, StateRanker
+from ouzel.inference.ranking import AT_ONCE, Asking, StateRanker
 from ouzel.inference.states import UserStates
 from tests.tiny import (
     ACTIONS,
@@ -130,7 +130,7 @@ def test_a_history_of_unknown_items_has_no_logits(ranker) -> None:
 
 def test_more_sessions_than_fit_in_one_call(states, ranker) -> None:
     vector = np.ones(tiny_model().config.dim, np.float32)
-    asking = [Asking(None, HISTORIES[1 + at % 4], vector, NOW_MS) for at in range(2 * SESSIONS + 1)]
+    asking = [Asking(None, HISTORIES[1 + at % 4], vector, NOW_MS) for at in range(2 * AT_ONCE + 1)]
     logits, known = ranker.logits(asking, of(len(asking)))
     assert all(known)
-    np.testing.assert_allclose(logits[0], logits[2 * SESSIONS], atol=2e-5)
+    np.testing.assert_allclose(logits[0], logits[2 * AT_ONCE], atol=2e-5)

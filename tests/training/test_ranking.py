@@ -39,9 +39,7 @@ def fitted(interactions, *, validate=None, **settings):
     frozen = model()
     torch.manual_seed(1)
     ranker = TargetAttention.build(frozen.config, ("interact",), interactions.num_rows)
-    chosen = RankingSettings(
-        **{"epochs": 30, "batch_tokens": 64, "learning_rate": 0.01, **settings}
-    )
+    chosen = RankingSettings(**{"epochs": 30, "batch_size": 16, "learning_rate": 0.01, **settings})
     return ranker, frozen, fit_ranker(ranker, frozen, interactions, chosen, validate=validate)
 
 

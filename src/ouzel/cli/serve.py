@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,10 @@ def command(
         int | None,
         typer.Option(min=1, help="Memory for user states; by default a quarter of the machine's."),
     ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="What an action of the ranker weighs, such as like=1; may be repeated."),
+    ] = None,
     json: Annotated[
         str | None,
         typer.Option(help="Write where it listens as JSON to this file, or to stdout with '-'."),
@@ -53,6 +58,8 @@ def command(
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     from ouzel.cli.printing.output import emit
     from ouzel.serving.server import serve
+
+    weights = action_weights(weight or [])
 
     def listening(address: str) -> None:
         # For people as text: a number would get separators, and nobody kills 9,540.
@@ -67,5 +74,31 @@ def command(
         port_file=port_file,
         api_key=api_key,
         state_bytes=None if state_megabytes is None else state_megabytes << 20,
+        weights=weights or None,
         listening=listening,
     )
+
+
+def action_weights(pairs: Sequence[str]) -> dict[str, float]:
+    """Return `["like=0.5"]` as `{"like": 0.5}`.
+
+    Raises:
+        ValueError: an entry is not of the form ACTION=NUMBER, or repeats an action.
+
+    >>> action_weights(["interact=1", "like=0.5"])
+    {'interact': 1.0, 'like': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            name = ""
+        if not name or name in weights:
+            raise ValueError(
+                f"--weight {pair!r}: write ACTION=NUMBER, such as --weight like=0.5, "
+                "and each action only once"
+            )
+        weights[name] = weight
+    return weights

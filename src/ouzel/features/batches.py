@@ -101,6 +101,26 @@ def newest_windows(interactions: Interactions, *, max_length: int) -> NDArray[np
     return windows[stop > first]
 
 
+def mixed_batches(
+    interactions: Interactions,
+    windows_M2: NDArray[np.int64],
+    *,
+    size: int,
+    rng: np.random.Generator,
+) -> Iterator[TrainingBatch]:
+    """Yield the windows in random order, `size` of them at once, whatever their lengths.
+
+    >>> from ouzel.events.interactions import from_histories
+    >>> x = from_histories([History(np.arange(1, 5, dtype=np.int32), np.arange(4))], num_rows=5)
+    >>> windows, rng = np.array([[0, 3], [0, 1]]), np.random.default_rng(0)
+    >>> [batch.rows_BL.shape for batch in mixed_batches(x, windows, size=2, rng=rng)]
+    [(2, 3)]
+    """
+    order = rng.permutation(len(windows_M2))
+    for start in range(0, len(order), size):
+        yield _assemble(interactions, windows_M2[order[start : start + size]])
+
+
 def training_batches(
     interactions: Interactions,
     windows_M2: NDArray[np.int64],

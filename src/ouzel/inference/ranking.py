@@ -18,8 +18,8 @@ from ouzel.inference.encoding import encode_into, known_events
 from ouzel.inference.pool import StatePool, slot_bytes
 from ouzel.inference.states import UserStates
 
-SESSIONS = 16
-"""Histories without a stored state that are ranked in one call."""
+AT_ONCE = 16
+"""Who is ranked in one call of the graph: 500 candidates take 3 MB each while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,18 @@ class StateRanker:
         """Return the logits (B, K, A) of candidate rows, and for whom there are any.
 
         A user whose state is not in the pool (any more) has none, and a history without known
-        events neither. Users take one call of the graph; others are encoded for it.
+        events neither. Histories without a stored state are encoded for it.
         """
         logits_BKA = np.zeros((*candidates_BK.shape, len(self.actions)), np.float32)
         pool, known = self._states.pool, [False] * len(asking)
         stored = [at for at, who in enumerate(asking) if who.user is not None and who.user in pool]
-        slots = [pool.slot(user) for at in stored if (user := asking[at].user) is not None]
-        self._rank(pool, stored, slots, asking, candidates_BK, logits_BKA)
+        for start in range(0, len(stored), AT_ONCE):
+            part = stored[start : start + AT_ONCE]
+            slots = [pool.slot(user) for at in part if (user := asking[at].user) is not None]
+            self._rank(pool, part, slots, asking, candidates_BK, logits_BKA)
         passing = [at for at, who in enumerate(asking) if who.user is None]
-        for start in range(0, len(passing), SESSIONS):
-            part = passing[start : start + SESSIONS]
+        for start in range(0, len(passing), AT_ONCE):
+            part = passing[start : start + AT_ONCE]
             histories = {at: known_events(self._graphs, asking[at].history) for at in part}
             part = [at for at in part if len(histories[at])]
             scratch = self._encoded([histories[at] for at in part])
@@ -80,7 +82,7 @@ class StateRanker:
     def _encoded(self, histories: Sequence[History]) -> StatePool:
         if self._scratch is None:
             shape = self._graphs.shape
-            self._scratch = StatePool(shape, max_bytes=SESSIONS * slot_bytes(shape))
+            self._scratch = StatePool(shape, max_bytes=AT_ONCE * slot_bytes(shape))
         if histories:
             encode_into(self._graphs, self._scratch, range(len(histories)), histories)
         return self._scratch

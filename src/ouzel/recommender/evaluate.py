@@ -44,7 +44,7 @@ def compare(
 
     The first model is what is served: its row says by how much it leads the `best_baseline` of all
     the others in NDCG@10, paired by target: `ndcg@10_lead` with its 95 % interval, `_low` to
-    `_high`. Without a test part there are no rows.
+    `_high`, and likewise `recall@10_lead`. Without a test part there are no rows.
 
     >>> from ouzel.events.interactions import History, from_histories
     >>> from ouzel.recommender.options import Silent
@@ -71,13 +71,14 @@ def compare(
     ]
     rows: list[dict[str, Any]] = [report.row() for report in reports]
     best = max(range(1, len(rows)), key=lambda place: float(rows[place]["ndcg@10"]))
-    lead = reports[0].against(reports[best], "ndcg")
-    rows[0] |= {
-        "best_baseline": rows[best]["model"],
-        "ndcg@10_lead": lead.mean,
-        "ndcg@10_lead_low": lead.low,
-        "ndcg@10_lead_high": lead.high,
-    }
+    rows[0]["best_baseline"] = rows[best]["model"]
+    for metric in ("ndcg", "recall"):
+        lead = reports[0].against(reports[best], metric)
+        rows[0] |= {
+            f"{metric}@10_lead": lead.mean,
+            f"{metric}@10_lead_low": lead.low,
+            f"{metric}@10_lead_high": lead.high,
+        }
     return rows
 
 

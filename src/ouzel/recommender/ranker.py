@@ -24,7 +24,7 @@ from ouzel.recommender.publish import Provenance, export, publish
 from ouzel.training.ranking import RankingResult, RankingSettings, actions_of, fit_ranker
 from ouzel.training.ranking_validation import ranked_validator
 
-VALIDATION_TARGETS = 2000
+VALIDATION_TARGETS = 1000
 EPOCHS_WITHOUT_VALIDATION = 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,11 +32,15 @@ STATE_BYTES = 256 << 20
 
 MAX_K = 500
 
+MAX_PASS = 256
+"""Most queries in one pass of the pipeline."""
+
 
 class Recommender:
     """A recommender that fits on events and answers at once.
 
-    Without `home` it lives in a temporary folder, until `save` copies it elsewhere.
+    Without `home` it lives in a temporary folder, until `save` copies it elsewhere. `weights` are
+    those of the actions of a model with a ranker, such as `{"interact": 1.0, "like": 0.5}`.
 
     >>> Recommender("no-such-folder").recommend(["u1"])
     Traceback (most recent call last):
@@ -44,10 +48,13 @@ class Recommender:
     ValueError: no-such-folder has no model yet: run `ouzel train --data PATH --out no-such-folder`
     """
 
-    def __init__(self, home: Path | str | None = None) -> None:
+    def __init__(
+        self, home: Path | str | None = None, *, weights: Mapping[str, float] | None = None
+    ) -> None:
         self.home = Home(Path(home) if home else Path(tempfile.mkdtemp(prefix="ouzel-")))
         if home is None:
             weakref.finalize(self, shutil.rmtree, self.home.root, ignore_errors=True)
+        self._weights = weights
         self._answering: _Answering | None = None
 
     def fit(self, events: Any, **options: Any) -> Self:
@@ -166,7 +173,7 @@ class Recommender:
 
     def _open(self) -> _Answering:
         if self._answering is None:
-            self._answering = _Answering(self.home)
+            self._answering = _Answering(self.home, self._weights)
         return self._answering
 
     def _close(self) -> None:
@@ -178,7 +185,7 @@ class Recommender:
 class _Answering:
     """The log and the request path of a home, open."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, weights: Mapping[str, float] | None) -> None:
         bundle = home.current()
         self.log = home.log()
         self._states = UserStates(
@@ -192,9 +199,9 @@ class _Answering:
         self.filters = Filters(
             catalog, Availability(catalog, num_rows=self._num_rows), num_rows=self._num_rows
         )
-        self._pipeline = Pipeline(
-            standard_stages(bundle, self._states, sample_histories(self.log)), resting=False
-        )
+        samples = sample_histories(self.log)
+        stages = standard_stages(bundle, self._states, samples, weights=weights)
+        self._pipeline = Pipeline(stages, resting=False)
 
     def recommend(
         self,
@@ -210,7 +217,9 @@ class _Answering:
             self._query(user_id, k, now_ms, exclude_seen=exclude_seen, hidden=hidden)
             for user_id in user_ids
         ]
-        return self._pipeline.run(queries).found if queries else ()
+        # A ranker reads the states of a whole pass, so they must all fit into the pool.
+        parts = (queries[at : at + MAX_PASS] for at in range(0, len(queries), MAX_PASS))
+        return [found for part in parts for found in self._pipeline.run(part).found]
 
     def similar(
         self, item_ids: Sequence[str], k: int, *, hidden: NDArray[np.bool_] | None

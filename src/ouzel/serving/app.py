@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +29,15 @@ from ouzel.serving.wire import RecommendRequest, SimilarRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a home is served. `state_bytes` bounds the memory of user states."""
+    """How a home is served.
+
+    `state_bytes` bounds the memory of user states; `weights` are those of the ranker's actions.
+    """
 
     host: str = "127.0.0.1"
     api_key: str | None = field(default=None, repr=False)
     state_bytes: int = field(default_factory=default_state_bytes)
+    weights: Mapping[str, float] | None = None
 
 
 def create_app(home: Path, *, settings: Settings) -> ASGIApp:
@@ -49,7 +53,8 @@ def create_app(home: Path, *, settings: Settings) -> ASGIApp:
     ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
     """
     access = Access(settings.host, settings.api_key)
-    return build_app(open_home(home, state_bytes=settings.state_bytes), access)
+    engine = open_home(home, state_bytes=settings.state_bytes, weights=settings.weights)
+    return build_app(engine, access)
 
 
 def build_app(engine: Engine, access: Access) -> ASGIApp:

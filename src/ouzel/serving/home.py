@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ouzel.bundle.bundle import Bundle, load_bundle
@@ -21,11 +22,16 @@ from ouzel.serving.writer import LogWriter
 LOG_FILE = "events.db"
 
 
-def open_home(home: Path, *, state_bytes: int) -> Engine:
+def open_home(
+    home: Path, *, state_bytes: int, weights: Mapping[str, float] | None = None
+) -> Engine:
     """Return the engine of a home: its log, and the Bundle that is promoted.
 
+    `weights` are those of the actions of its ranker; None: the first action alone.
+
     Raises:
-        ValueError: there is no model, it is damaged, or it does not belong to this log.
+        ValueError: there is no model, it is damaged, or it does not belong to this log; or
+            its ranker does not know an action of `weights`.
 
     >>> open_home(Path("no-such-home"), state_bytes=1 << 20)
     Traceback (most recent call last):
@@ -36,7 +42,7 @@ def open_home(home: Path, *, state_bytes: int) -> Engine:
     log = EventLog.open(home / LOG_FILE)
     try:
         _check_catalogue(log, bundle)
-        return Engine(_assemble(log, bundle, state_bytes))
+        return Engine(_assemble(log, bundle, state_bytes, weights))
     except BaseException:
         log.close()
         raise
@@ -51,7 +57,9 @@ def default_state_bytes() -> int:
     return min(4 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
-def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
+def _assemble(
+    log: EventLog, bundle: Bundle, state_bytes: int, weights: Mapping[str, float] | None
+) -> Parts:
     graphs = Graphs.of(bundle)
     num_rows = bundle.manifest.num_rows
     writer = LogWriter(log)
@@ -62,7 +70,7 @@ def _assemble(log: EventLog, bundle: Bundle, state_bytes: int) -> Parts:
         load_history=visitors.history,
         version=bundle.version,
     )
-    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log)))
+    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log), weights=weights))
     return Parts(
         log=log,
         states=states,

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,12 +51,13 @@ def serve(
     port_file: Path | None = None,
     api_key: str | None = None,
     state_bytes: int | None = None,
+    weights: Mapping[str, float] | None = None,
     listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a home until SIGTERM or SIGINT; returns after the last answer has left.
 
     `port` 0 takes any free port. `port_file` receives the port once requests are welcome, and
-    `listening` is called then with the address.
+    `listening` is called then with the address. `weights` are those of the ranker's actions.
 
     Raises:
         ValueError: the binding needs a key, or the home cannot be served, or is served already.
@@ -73,7 +74,7 @@ def serve(
     if home.is_dir():
         # Before the lock, which would be left behind in a folder that has nothing to do with us.
         BundleStore(home).current()
-    settings = Settings(host=host, api_key=api_key)
+    settings = Settings(host=host, api_key=api_key, weights=weights)
     if state_bytes is not None:
         settings = replace(settings, state_bytes=state_bytes)
 

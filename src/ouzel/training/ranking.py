@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from ouzel.events.interactions import Interactions
-from ouzel.features.batches import TrainingBatch, newest_windows, training_batches
+from ouzel.features.batches import TrainingBatch, mixed_batches, newest_windows
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.training.states import rank_states, read_states
 
@@ -46,10 +46,10 @@ class RankingSettings:
     """Of AdamW with betas (0.9, 0.98)."""
     weight_decay: float = 0.01
     """Of AdamW, on every parameter."""
-    batch_tokens: int = 3200
-    """Padded positions of the windows of one step."""
-    positions: int = 8
-    """How many of each window are learned from."""
+    batch_size: int = 32
+    """Users of one step."""
+    positions: int = 4
+    """How many positions of each are learned from."""
     breadth: int = 500
     """How many of the best items by retrieval are candidates, as when it serves."""
     num_negatives: int = 96
@@ -197,8 +197,8 @@ class _Run:
         self.ranker.train()
         losses = [
             self._step(batch, rng)
-            for batch in training_batches(
-                self.interactions, windows, tokens=self.settings.batch_tokens, rng=rng
+            for batch in mixed_batches(
+                self.interactions, windows, size=self.settings.batch_size, rng=rng
             )
         ]
         seconds = time.perf_counter() - started
@@ -215,9 +215,9 @@ class _Run:
         targets_T = torch.from_numpy(batch.targets_BL[lines, columns])
         inputs = (batch.rows_BL, batch.times_BL, batch.request_times_BL)
         states = read_states(self.model, inputs, (lines, columns))
-        before = np.arange(batch.rows_BL.shape[1]) <= columns[:, None]
-        seen_TL = torch.from_numpy(np.where(before, batch.rows_BL[lines], 0))
-        scores_TN = (states.query_BD @ self.vectors_ND.T).scatter(1, seen_TL, -torch.inf)
+        scores_TN = states.query_BD @ self.vectors_ND.T
+        scores_TN[self._seen(batch.places_BL[lines, columns])] = -torch.inf
+        scores_TN[:, 0] = -torch.inf
         candidates_TC, weights_TC = candidates_of(scores_TN, targets_T, settings)
         logits_TCA = rank_states(self.ranker, states, candidates_TC, self.vectors_ND)
         happened_TA = torch.from_numpy(self.happened_EA[batch.places_BL[lines, columns]])
@@ -228,6 +228,15 @@ class _Run:
         self.optimizer.step()
         self._follow()
         return loss.item()
+
+    def _seen(self, places_T: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return (lines, rows): what the user of each target had met before, in scores (T, N)."""
+        offsets = self.interactions.offsets_U1
+        starts_T = offsets[np.searchsorted(offsets, places_T, side="right") - 1]
+        spans = list(zip(starts_T.tolist(), places_T.tolist(), strict=True))
+        rows = np.concatenate([self.interactions.rows_E[start:end] for start, end in spans])
+        lines = np.repeat(np.arange(len(places_T)), places_T - starts_T)
+        return torch.from_numpy(lines), torch.from_numpy(rows.astype(np.int64))
 
     @torch.no_grad()
     def _follow(self) -> None:
