@@ -3,8 +3,8 @@
 ouzel train --data PATH --out HOME --preset S --split leave-one-out
 python benchmarks/ranker.py HOME --case ml-1m --minutes 15 --json FILE
 
-The first row says by how much the ranked lists lead the best of the others, paired by target. A
-home that has a ranker is measured as it is.
+The first row says by how much the ranked lists lead the best of the others, paired by target. Of a
+home that has a ranker, the figures are those that were taken when it was made.
 """
 
 from __future__ import annotations
