@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ouzel.compression.export import export_graphs
+from ouzel.compression.export import export_graphs, export_ranker
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.models.layers.precision import Precision
+from ouzel.models.ranking.target_attention import TargetAttention
 from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
 
 NUM_ROWS = 40
@@ -63,3 +64,31 @@ def oracle(
     with torch.no_grad():
         inputs = map(torch.from_numpy, (padded.rows_BL, padded.times_BL, requests))
         return exact(*inputs)[0, -1].numpy()
+
+
+ACTIONS = ("interact", "like")
+
+
+def tiny_ranker(*, timed: bool = True) -> TargetAttention:
+    torch.manual_seed(8)
+    ranker = TargetAttention.build(tiny_model(timed=timed).config, ACTIONS, NUM_ROWS).eval()
+    for parameter in ranker.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return ranker
+
+
+@cache
+def tiny_ranked_graphs() -> Graphs:
+    """Return the graphs of the tiny model with those of its ranker."""
+    model = tiny_model()
+    files = {**tiny_files(), **export_ranker(tiny_ranker(), model.config)}
+    return Graphs(files, model.items.weight.detach().numpy().copy())
+
+
+@cache
+def tiny_tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the item vectors and the lines of the tiny ranker."""
+    vectors_ND = tiny_ranked_graphs().item(np.arange(NUM_ROWS))
+    with torch.no_grad():
+        lines = tiny_ranker().item_lines(torch.arange(NUM_ROWS), torch.from_numpy(vectors_ND))
+    return vectors_ND, lines.numpy()

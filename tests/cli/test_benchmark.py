@@ -16,6 +16,7 @@ from ouzel.cli.benchmarking.home import Origin, Scale, make_home, trained_origin
 from ouzel.compression.export import graph_signatures
 from ouzel.evaluation.workload import cluster_centres
 from ouzel.serving.home import open_home
+from tests.serving.real_home import write_home
 from tests.tiny import tiny_files
 
 SCALE = Scale(num_items=300, num_live=6, num_cold=3)
@@ -66,6 +67,17 @@ def test_a_trained_model_lends_its_graphs_and_vectors(tmp_path):
     assert origin.graphs["encode"] == tiny_files()["encode"]
     assert np.array_equal(origin.parents_PD, bundle.tensors("inputs")["table"])
     assert origin.fields["parent"] == bundle.digest
+
+
+def test_a_trained_model_lends_its_ranker(tmp_path):
+    write_home(tmp_path / "trained", ranker=True)
+    bundle = load_bundle(BundleStore(tmp_path / "trained").current())
+    made(tmp_path / "home", lambda: trained_origin(bundle))
+    engine = open_home(tmp_path / "home", state_bytes=1 << 20)
+    assert "ranker" in [stage.name for stage in engine.answers.pipeline.stages]
+    engine.log.close()
+    lines = load_bundle(BundleStore(tmp_path / "home").current()).tensors("ranker")["items"]
+    assert len(lines) == SCALE.num_items + 1
 
 
 def test_a_run_leaves_its_home_as_it_was(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def oracle(split, *, right=1.0):
 
 
 def compared(split, scorer):
-    return compare("ours", scorer, split, name="leave-one-out", progress=Silent())
+    return compare({"ours": scorer}, split, name="leave-one-out", progress=Silent())
 
 
 def test_the_lead_is_over_the_best_baseline(split):
@@ -77,5 +77,5 @@ def test_without_a_test_part_there_are_no_rows_and_it_is_said():
 
     once = History(np.array([1], np.int32), np.array([10]))
     split = leave_one_out(from_histories([once], num_rows=2))
-    assert compare("m", oracle, split, name="leave-one-out", progress=Telling()) == []
+    assert compare({"m": oracle}, split, name="leave-one-out", progress=Telling()) == []
     assert told == ["Nothing to test on: no user has events in the test part"]

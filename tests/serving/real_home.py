@@ -11,21 +11,33 @@ import numpy as np
 
 from ouzel.bundle.bundle import write_bundle
 from ouzel.bundle.store import BundleStore
+from ouzel.compression.export import export_ranker, graph_signatures
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.models.layers.precision import Precision
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 from ouzel.serving.engine import Engine
-from tests.tiny import NUM_ROWS, START_MS, tiny_files, tiny_graphs
+from tests.tiny import (
+    ACTIONS,
+    NUM_ROWS,
+    START_MS,
+    tiny_files,
+    tiny_graphs,
+    tiny_model,
+    tiny_ranker,
+    tiny_tables,
+)
 
 HOUR_MS = 3_600_000
 
 
-def write_home(home: Path, *, num_users: int = 6, precision: Precision = "fp32") -> None:
+def write_home(
+    home: Path, *, num_users: int = 6, precision: Precision = "fp32", ranker: bool = False
+) -> None:
     """Make the home: users u0, u1, ... each with a history of a dozen items.
 
-    States are in `precision`.
+    States are in `precision`; a `ranker` of them comes with them.
     """
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
@@ -33,9 +45,18 @@ def write_home(home: Path, *, num_users: int = 6, precision: Precision = "fp32")
         log.append(_items() + _interactions(rng, num_users))
         interactions = log.interactions()
         graphs = tiny_graphs(precision=precision)
+        files, extra, features = dict(tiny_files(precision=precision)), {}, {}
+        if ranker:
+            files |= export_ranker(tiny_ranker(), tiny_model().config, precision)
+            extra = {"ranker": {"items": tiny_tables()[1]}}
+            features = {"ranker": {"config": {"actions": list(ACTIONS)}}}
         bundle = write_bundle(
             home / "bundles",
-            manifest_fields=_fields(log.catalog.digest(NUM_ROWS), precision),
+            manifest_fields={
+                **_fields(log.catalog.digest(NUM_ROWS), precision),
+                "features": features,
+                "graphs": graph_signatures(files) if ranker else {},
+            },
             tensors={
                 "inputs": {"table": graphs.table_ND},
                 "items": {"vectors": graphs.item(np.arange(NUM_ROWS))},
@@ -44,8 +65,9 @@ def write_home(home: Path, *, num_users: int = 6, precision: Precision = "fp32")
                     "recent": recent_popular_scores(interactions, window_ms=HOUR_MS),
                 },
                 "vmis": VMISkNN.fit(interactions).to_tensors(),
+                **extra,
             },
-            graphs=tiny_files(precision=precision),
+            graphs=files,
         )
     BundleStore(home).promote(bundle.digest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,10 @@ def command(
         int | None,
         typer.Option(min=0, help="Memory for answers that many get alike; 0 keeps none, 24 usual."),
     ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="What an action of the ranker weighs, such as like=1; may be repeated."),
+    ] = None,
     json: Annotated[
         str | None,
         typer.Option(help="Write where it listens as JSON to this file, or to stdout with '-'."),
@@ -55,6 +60,8 @@ def command(
     from ouzel.cli.printing.output import emit
     from ouzel.serving.home import Resources
     from ouzel.serving.server import serve
+
+    weights = action_weights(weight or [])
 
     def listening(address: str) -> None:
         # For people as text: a number would get separators, and nobody kills 9,540.
@@ -72,6 +79,7 @@ def command(
             workers=workers,
             **_bytes(state_bytes=state_megabytes, cache_bytes=cache_megabytes),
         ),
+        weights=weights or None,
         listening=listening,
     )
 
@@ -79,3 +87,28 @@ def command(
 def _bytes(**megabytes: int | None) -> dict[str, int]:
     """Return what was given, in bytes."""
     return {name: given << 20 for name, given in megabytes.items() if given is not None}
+
+
+def action_weights(pairs: Sequence[str]) -> dict[str, float]:
+    """Return `["like=0.5"]` as `{"like": 0.5}`.
+
+    Raises:
+        ValueError: an entry is not of the form ACTION=NUMBER, or repeats an action.
+
+    >>> action_weights(["interact=1", "like=0.5"])
+    {'interact': 1.0, 'like': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            name = ""
+        if not name or name in weights:
+            raise ValueError(
+                f"--weight {pair!r}: write ACTION=NUMBER, such as --weight like=0.5, "
+                "and each action only once"
+            )
+        weights[name] = weight
+    return weights

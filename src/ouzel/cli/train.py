@@ -32,6 +32,9 @@ def command(
     refit: Annotated[
         bool, typer.Option("--refit", help="Train once more on everything, and serve that.")
     ] = False,
+    ranker: Annotated[
+        bool, typer.Option("--ranker", help="Train a ranker of the model's best 500 items too.")
+    ] = False,
     min_value: Annotated[
         float | None, typer.Option(help="Leave out ratings below this, such as 4 of 5.")
     ] = None,
@@ -68,6 +71,7 @@ def command(
         preset=preset,
         split=split,
         refit=refit,
+        ranker=ranker,
         min_value=min_value,
         k_core=k_core,
         minutes=minutes,

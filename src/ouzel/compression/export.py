@@ -24,7 +24,7 @@ from torch.export import Dim
 
 from ouzel.bundle.manifest import GraphSignature
 from ouzel.models.layers.precision import Precision
-from ouzel.models.protocols import SequenceConfig, SequenceEncoder
+from ouzel.models.protocols import Ranker, SequenceConfig, SequenceEncoder
 
 OPSET = 20
 
@@ -32,7 +32,7 @@ OPSET = 20
 class _Graph(nn.Module):
     """A method of a model as a module of its own, which is what the exporter takes."""
 
-    def __init__(self, model: SequenceEncoder, method: Callable[..., Any]) -> None:
+    def __init__(self, model: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self.method = method
@@ -74,6 +74,41 @@ def export_graphs(model: SequenceEncoder, precision: Precision = "fp32") -> dict
         "score": _export_score(model),
         "item": _export_item(model),
     }
+
+
+def export_ranker(
+    ranker: Ranker, states: SequenceConfig, precision: Precision = "fp32"
+) -> dict[str, bytes]:
+    """Return the graph `rank` of `ranker`, for states in `precision` of a model of config `states`.
+
+    rank(query_BD, now_B, length_B, slot_B, candidates_BK, vectors_ND, items_NF, last layer's
+        cache) -> logits (B, K, A); `items` holds `Ranker.item_lines` of all rows
+
+    >>> from unittest.mock import patch
+    >>> from ouzel.models.ranking import TargetAttention
+    >>> from ouzel.models.sequence.esasrec import ESASRecConfig
+    >>> states = ESASRecConfig(dim=8, num_layers=1, window=4)
+    >>> ranker = TargetAttention.build(states, ("interact",), num_rows=3)
+    >>> names_of = lambda model, method, inputs, outputs: list(inputs)  # tracing takes seconds
+    >>> with patch("ouzel.compression.export._export", names_of):
+    ...     export_ranker(ranker, states)["rank"][4:]
+    ['candidates', 'vectors', 'items', 'keys', 'values']
+    """
+    ranker.eval()
+    batch, slots, rows, candidates = Dim("B"), Dim("S"), Dim("N"), Dim("K")
+    each, row_M = torch.ones(2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    width = ranker.item_lines(row_M, torch.zeros(1, states.dim)).shape[1]
+    inputs = {
+        "query": (torch.zeros(2, states.dim), {0: batch}),
+        "now": (each, {0: batch}),
+        "length": (each, {0: batch}),
+        "slot": (each, {0: batch}),
+        "candidates": (torch.ones(2, 3, dtype=torch.int64), {0: batch, 1: candidates}),
+        "vectors": (torch.zeros(4, states.dim), {0: rows}),
+        "items": (torch.zeros(4, width), {0: rows}),
+        **_last_layer(states, precision, slots),
+    }
+    return {"rank": _export(ranker, ranker.rank, inputs, ["logits"])}
 
 
 def cache_names(num_layers: int, precision: Precision = "fp32") -> list[str]:
@@ -190,7 +225,7 @@ def _export_item(model: SequenceEncoder) -> bytes:
 
 
 def _export(
-    model: SequenceEncoder,
+    model: nn.Module,
     method: Callable[..., Any],
     inputs: dict[str, tuple[Tensor, dict[int, Any]]],
     outputs: list[str],

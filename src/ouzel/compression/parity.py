@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
-from ouzel.inference.encoding import HistoryEncoder
+from ouzel.inference.encoding import HistoryEncoder, ask, encode_into
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.inference.pool import StatePool, slot_bytes
+from ouzel.inference.pool import StatePool, rings, slot_bytes
 from ouzel.inference.states import UserStates
-from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.protocols import Ranker, SequenceEncoder
 
 PARITY_BOUND = 1e-4
 """Largest absolute difference of a user vector's entries, and of a score."""
@@ -95,6 +95,51 @@ def measure_parity(
     return {name: float(off_B.max(initial=0.0)) for name, off_B in found.items()} | {"score": score}
 
 
+def measure_ranker_parity(
+    ranker: Ranker,
+    graphs: Graphs,
+    tables: tuple[NDArray[np.float32], NDArray[np.float32]],
+    histories: Sequence[History],
+) -> dict[str, float]:
+    """Return the largest difference `rank` of the ranker's graph to the ranker, on real states.
+
+    `tables` are the output-side item vectors (N, D) and the ranker's lines (N, F) of all rows.
+
+    Raises:
+        ValueError: it is above `PARITY_BOUND`: such a graph must not be served.
+
+    >>> from types import SimpleNamespace
+    >>> nothing = (np.ones((2, 1), np.float32), np.ones((2, 1), np.float32))
+    >>> measure_ranker_parity(SimpleNamespace(), SimpleNamespace(), nothing, [])
+    {'rank': 0.0}
+    """
+    differences = [0.0]
+    for history in histories:
+        if not len(history):
+            continue
+        pool = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
+        encode_into(graphs, pool, [0], [history])
+        slot_B, now_B = np.zeros(1, np.int64), np.array([_request_ms(history)])
+        asked = {
+            "query_BD": ask(graphs, pool, slot_B, now_B),
+            "now_B": now_B,
+            "length_B": pool.length_S[slot_B],
+            "slot_B": slot_B,
+            "candidates_BK": _spread_rows(len(tables[0]))[None],
+        }
+        logits_BKA = graphs.rank(**asked, tables=tables, cache=pool.cache)
+        inputs = {name: torch.from_numpy(array) for name, array in asked.items()}
+        vectors_ND, items_NF, *cache = map(
+            torch.from_numpy, (*tables, *pool.cache[-len(rings(graphs.shape)) :])
+        )
+        with torch.no_grad():
+            expected = ranker.rank(*inputs.values(), vectors_ND, items_NF, *cache)
+        differences.append(float(np.abs(logits_BKA - expected.numpy()).max(initial=0.0)))
+    worst = max(differences)
+    _check("rank", worst, PARITY_BOUND)
+    return {"rank": worst}
+
+
 def _check(name: str, off: float, bound: float) -> None:
     if not off <= bound:
         raise ValueError(
@@ -116,6 +161,11 @@ def _by_history(found: NDArray[np.float32], expected: NDArray[np.float32]) -> ND
     """Return the largest difference (B,) of two sets of vectors (B, D)."""
     off_B: NDArray[np.float32] = np.abs(found - expected).max(axis=1)
     return off_B
+
+
+def _spread_rows(num_rows: int) -> NDArray[np.int64]:
+    """Return a few rows spread over the catalogue."""
+    return np.unique(np.linspace(1, num_rows - 1, SCORED_ITEMS).astype(np.int64))
 
 
 def _torch_vector(model: SequenceEncoder, history: History) -> NDArray[np.float32]:
@@ -149,7 +199,7 @@ def _score_difference(
     model: SequenceEncoder, graphs: Graphs, queries_BD: NDArray[np.float32]
 ) -> float:
     """Return the difference of scores of a few items spread over the catalogue."""
-    candidates_K = np.unique(np.linspace(1, graphs.num_rows - 1, SCORED_ITEMS).astype(np.int64))
+    candidates_K = _spread_rows(graphs.num_rows)
     each_B = np.zeros(len(queries_BD), np.int64)
     states = StatePool(graphs.shape, max_bytes=slot_bytes(graphs.shape))
     logits = graphs.score(

@@ -30,13 +30,15 @@ class PaddedHistories:
 class TrainingBatch:
     """Inputs, the next event of each as target, its time as request time; all (B, L) int64.
 
-    Where `targets_BL` is 0 there is no event: the position is padding.
+    Where `targets_BL` is 0 there is no event: the position is padding. `places_BL` says where each
+    target is in the columns of the interactions.
     """
 
     rows_BL: NDArray[np.int64]
     times_BL: NDArray[np.int64]
     request_times_BL: NDArray[np.int64]
     targets_BL: NDArray[np.int64]
+    places_BL: NDArray[np.int64]
 
 
 def pad_histories(histories: Sequence[History]) -> PaddedHistories:
@@ -81,6 +83,42 @@ def training_windows(
                 spans.append((max(first, cut - max_length), cut))
                 cut -= max_length
     return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def newest_windows(interactions: Interactions, *, max_length: int) -> NDArray[np.int64]:
+    """Return (M, 2) spans [start, stop) of each user's newest input events, as many as that.
+
+    The event after each is its target, so a user of one event has none.
+
+    >>> from ouzel.events.interactions import from_histories
+    >>> history = History(np.arange(1, 5, dtype=np.int32), np.arange(4))
+    >>> x = from_histories([history, history.last(1)], num_rows=5)
+    >>> newest_windows(x, max_length=2).tolist()
+    [[1, 3]]
+    """
+    first, stop = interactions.offsets_U1[:-1], interactions.offsets_U1[1:] - 1
+    windows = np.stack([np.maximum(first, stop - max_length), stop], axis=1)
+    return windows[stop > first]
+
+
+def mixed_batches(
+    interactions: Interactions,
+    windows_M2: NDArray[np.int64],
+    *,
+    size: int,
+    rng: np.random.Generator,
+) -> Iterator[TrainingBatch]:
+    """Yield the windows in random order, `size` of them at once, whatever their lengths.
+
+    >>> from ouzel.events.interactions import from_histories
+    >>> x = from_histories([History(np.arange(1, 5, dtype=np.int32), np.arange(4))], num_rows=5)
+    >>> windows, rng = np.array([[0, 3], [0, 1]]), np.random.default_rng(0)
+    >>> [batch.rows_BL.shape for batch in mixed_batches(x, windows, size=2, rng=rng)]
+    [(2, 3)]
+    """
+    order = rng.permutation(len(windows_M2))
+    for start in range(0, len(order), size):
+        yield _assemble(interactions, windows_M2[order[start : start + size]])
 
 
 def training_batches(
@@ -134,4 +172,6 @@ def _assemble(interactions: Interactions, windows_B2: NDArray[np.int64]) -> Trai
         shifted = np.minimum(index_BL + shift, len(column_E) - 1)
         return np.where(real_BL, column_E[shifted], 0).astype(np.int64)
 
-    return TrainingBatch(take(rows_E, 0), take(times_E, 0), take(times_E, 1), take(rows_E, 1))
+    return TrainingBatch(
+        take(rows_E, 0), take(times_E, 0), take(times_E, 1), take(rows_E, 1), index_BL + real_BL
+    )

@@ -26,6 +26,10 @@ _PRECISIONS: dict[str, Precision] = {
     "tensor(float16)": "fp16",
     "tensor(int8)": "int8",
 }
+RANK = "rank"
+"""The graph of a ranker, which not every Bundle has."""
+
+GRAPHS = ("encode", "append", "query", "score", "item", RANK)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Graphs:
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 1) -> Graphs:
         """Return the graphs of `bundle`; `threads` is the number of cores one call may use."""
-        names = ("encode", "append", "query", "score", "item")
+        names = [name for name in GRAPHS if name in bundle.manifest.graphs or name != RANK]
         table_ND = bundle.tensors("inputs")["table"]
         return cls({name: bundle.graph(name) for name in names}, table_ND, threads=threads)
 
@@ -167,6 +171,33 @@ class Graphs:
         }
         feeds.update(self._last_layer(cache))
         return np.asarray(self._run("score", feeds)[0], np.float32)
+
+    def rank(
+        self,
+        *,
+        query_BD: Array,
+        now_B: Array,
+        candidates_BK: Array,
+        tables: tuple[Array, Array],
+        length_B: Array,
+        slot_B: Array,
+        cache: Sequence[Array],
+    ) -> NDArray[np.float32]:
+        """Return the ranker's logits (B, K, actions) of candidate rows; `cache` is only read.
+
+        `tables` are the output-side item vectors (N, D) and the ranker's own lines (N, F).
+        """
+        feeds: dict[str, Array] = {
+            "query": query_BD,
+            "now": now_B,
+            "length": length_B,
+            "slot": slot_B,
+            "candidates": candidates_BK,
+            "vectors": tables[0],
+            "items": tables[1],
+        }
+        feeds.update(self._last_layer(cache))
+        return np.asarray(self._run(RANK, feeds)[0], np.float32)
 
     def item(self, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the output-side vectors (M, D) that the model gives catalogue rows."""

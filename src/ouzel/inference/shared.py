@@ -86,8 +86,8 @@ class SharedStates:
     """
 
     def __init__(self, graphs: Graphs, pool: StatePool, directory: Directory) -> None:
-        self._graphs = graphs
-        self._pool = pool
+        self.graphs = graphs
+        self.pool = pool
         self.directory = directory
         self._encoder = HistoryEncoder(graphs, batch_size=1)
         self.lost: set[int] = set()
@@ -96,18 +96,22 @@ class SharedStates:
         """Return whether the current state of the user can be read."""
         return self.directory.slot(user) is not None
 
+    def slot(self, user: int) -> int | None:
+        """Return where the current state of the user is, None if there is none."""
+        return self.directory.slot(user)
+
     def query(self, users: Sequence[int], now_ms: int) -> tuple[NDArray[np.float32], list[bool]]:
         """Return the vectors (B, D) of `users` at the time `now_ms`, and which of them have one."""
-        vectors_BD = np.zeros((len(users), self._pool.shape.dim), np.float32)
+        vectors_BD = np.zeros((len(users), self.pool.shape.dim), np.float32)
         found = [(place, self.directory.slot(user)) for place, user in enumerate(users)]
         held = {place: slot for place, slot in found if slot is not None}
         slots = np.array(list(held.values()), np.int64)
         if held:
-            before = self._pool.epoch_S[slots]
+            before = self.pool.epoch_S[slots]
             now_B = np.full(len(slots), now_ms, np.int64)
-            vectors_BD[list(held)] = ask(self._graphs, self._pool, slots, now_B)
-            still = (self._pool.epoch_S[slots] == before) & (before % 2 == 0)
-            self._pool.used_S[slots] = 1
+            vectors_BD[list(held)] = ask(self.graphs, self.pool, slots, now_B)
+            still = (self.pool.epoch_S[slots] == before) & (before % 2 == 0)
+            self.pool.used_S[slots] = 1
             for place, unmoved in zip(list(held), still.tolist(), strict=True):
                 if not unmoved or self.directory.slot(users[place]) != held[place]:
                     del held[place]

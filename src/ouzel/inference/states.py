@@ -79,6 +79,15 @@ class UserStates:
         self._load_history = load_history
         self._pending: dict[int, list[tuple[int, int]]] = {}
 
+    @property
+    def graphs(self) -> Graphs:
+        """Return the graphs that make the states."""
+        return self._graphs
+
+    def slot(self, user: int) -> int | None:
+        """Return where the user's state is in the pool, None if it is not there."""
+        return self.pool.slot(user) if user in self.pool else None
+
     def shared(self) -> SharedStates:
         """Return what processes forked later can read of these states.
 

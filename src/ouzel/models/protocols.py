@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
-from ouzel.models.layers.precision import Precision
+from ouzel.models.layers.precision import Precision, gathered
 
 
 class SequenceConfig(Protocol):
@@ -40,8 +40,22 @@ class SequenceConfig(Protocol):
         ...
 
     @property
+    def timed(self) -> bool:
+        """Return whether keys are turned by the time of their events, beside their place."""
+        ...
+
+    @property
     def receptive_field(self) -> int:
         """Return how many of the newest events an answer depends on."""
+        ...
+
+
+class RankerConfig(Protocol):
+    """What every config of a ranker says, beside what is the ranker's own."""
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Return the names of the A actions, in the order of the logits."""
         ...
 
 
@@ -134,3 +148,71 @@ class SequenceEncoder(nn.Module, ABC):
     @abstractmethod
     def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
         """Return the output-side vectors (M, D) of catalogue rows."""
+
+
+class Ranker(nn.Module, ABC):
+    """A model that scores given candidates against a user's cached state, for several actions.
+
+    B = batch, K = candidates, A = actions, D = dim, H = heads, E = D / H, W = places of a state,
+    S = state slots, N = catalogue rows, F = size of a line of the ranker's own item table.
+    """
+
+    name: ClassVar[str]
+    """What the ranker is called in a Bundle."""
+    config: RankerConfig
+
+    @classmethod
+    @abstractmethod
+    def build(cls, states: SequenceConfig, actions: tuple[str, ...], num_rows: int) -> Self:
+        """Return an untrained ranker for the states of a sequence model."""
+
+    @abstractmethod
+    def item_lines(self, rows_M: Tensor, vectors_MD: Tensor) -> Tensor:
+        """Return what depends on an item alone (M, F), for rows and their output-side vectors."""
+
+    @abstractmethod
+    def forward(
+        self,
+        query_BD: Tensor,
+        now_B: Tensor,
+        length_B: Tensor,
+        vectors_BKD: Tensor,
+        items_BKF: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """Return one logit per candidate and action (B, K, A).
+
+        `query_BD` are the user vectors at the request times `now_B` (ms); `vectors_BKD` and
+        `items_BKF` the candidates' lines of the item vectors and of `item_lines`; `keys` (B, H, E,
+        W) and `values` (B, H, W, E) the users' states in the last layer, as rings in which event p
+        lies at p modulo W, after `length_B` events.
+        """
+
+    def rank(
+        self,
+        query_BD: Tensor,
+        now_B: Tensor,
+        length_B: Tensor,
+        slot_B: Tensor,
+        candidates_BK: Tensor,
+        vectors_ND: Tensor,
+        items_NF: Tensor,
+        *cache: Tensor,
+    ) -> Tensor:
+        """Return the logits (B, K, A) of candidate rows: what is exported.
+
+        `cache` holds keys (S, H, E, W) and values (S, H, W, E) of the last layer for all slots, in
+        int8 with scales as in `SequenceEncoder.append`.
+        """
+        keys, values = gathered(cache, slot_B).scaled()
+        logits: Tensor = self(
+            query_BD,
+            now_B,
+            length_B,
+            vectors_ND[candidates_BK],
+            items_NF[candidates_BK],
+            keys,
+            values,
+        )
+        return logits

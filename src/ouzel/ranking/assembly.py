@@ -1,7 +1,7 @@
 """The standard request path of a Bundle, the same in the server and in Python.
 
 State, then search of the item index; what is missing comes from session neighbours, then from what
-is popular; then the filter and the cut.
+is popular; then the filter, the ranker of a Bundle that has one, and the cut.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from ouzel.bundle.index import ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
+from ouzel.inference.ranking import StateRanker
 from ouzel.inference.states import UserStates
 from ouzel.ranking.pipeline import Stage
+from ouzel.ranking.scoring import RankCandidates
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
 from ouzel.retrieval.engines import engine_of
 from ouzel.retrieval.exact import ExactIndex
@@ -180,8 +182,13 @@ def standard_stages(
     states: UserStates,
     samples: Sequence[History] = (),
     chosen: Chosen | None = None,
+    *,
+    weights: Mapping[str, float] | None = None,
 ) -> list[Stage]:
     """Return the stages of the request path, in order; `samples`, `chosen` as in `item_index`.
+
+    A Bundle with a ranker has its scores after the filter; `weights` are those of its actions, see
+    `ouzel.ranking.scoring.action_weights`.
 
     >>> from types import SimpleNamespace
     >>> import numpy as np
@@ -192,15 +199,41 @@ def standard_stages(
     ...     "popular": {"scores": np.array([0, 5, 9]), "recent": np.array([0, 2, 1])},
     ...     "vmis": VMISkNN.fit(from_histories([visit], num_rows=3)).to_tensors(),
     ... }
-    >>> stages = standard_stages(SimpleNamespace(tensors=arrays.get), states=None)
+    >>> bundle = SimpleNamespace(tensors=arrays.get, manifest=SimpleNamespace(features={}))
+    >>> stages = standard_stages(bundle, states=None)
     >>> [stage.name for stage in stages]
     ['state', 'search', 'vmis', 'popular', 'filter', 'select']
     """
+    ranker = state_ranker(bundle, states)
+    if ranker is None and weights is not None:
+        raise ValueError(
+            f"weights are {dict(weights)}, but this model has no ranker: train with a ranker"
+        )
     return [
         EncodeUser(states),
         SearchIndex(item_index(bundle.tensors("items")["vectors"], states, samples, chosen)),
         FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
         FillFrom(popular_sources(bundle)["popular"]),
         DropForbidden(),
+        *([] if ranker is None else [RankCandidates(ranker, weights=weights)]),
         TopK(),
     ]
+
+
+def state_ranker(bundle: Bundle, states: UserStates) -> StateRanker | None:
+    """Return the ranker of a Bundle over `states`, None if it has none.
+
+    >>> from types import SimpleNamespace
+    >>> bundle = SimpleNamespace(manifest=SimpleNamespace(features={}))
+    >>> state_ranker(bundle, states=None) is None
+    True
+    """
+    told = bundle.manifest.features.get("ranker")
+    if told is None:
+        return None
+    return StateRanker(
+        states,
+        actions=told["config"]["actions"],
+        vectors_ND=bundle.tensors("items")["vectors"],
+        items_NF=bundle.tensors("ranker")["items"],
+    )

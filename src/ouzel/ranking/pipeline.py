@@ -58,14 +58,16 @@ class Stage(ABC):
 
     `kind` says what it does: hydrate (complete the query), source (find candidates), filter
     (drop some), score (re-score them), select (choose the final list). `budget_ms` is what
-    each query of a pass may cost. An `optional` stage is left out once the deadline of a pass has
-    gone by, and rests after repeated overruns of its budget.
+    each query of a pass may cost, `breadth` how many candidates it wants for a query that says
+    nothing of it. An `optional` stage is left out once the deadline of a pass has gone by, and
+    rests after repeated overruns of its budget.
     """
 
     name: str
     kind: Kind
     budget_ms: float = BUDGET_MS
     optional: bool = False
+    breadth: int = 0
 
     @abstractmethod
     def run(self, work: Work) -> Work:
@@ -148,6 +150,7 @@ class Pipeline:
             raise ValueError(f"stages {self.names}: give at least one, each its own name")
         self.failures = dict.fromkeys(self.names, 0)
         self.overruns = dict.fromkeys(self.names, 0)
+        self._breadth = max(stage.breadth for stage in self.stages)
         self._resting = resting
         self._monotonic_ms = monotonic_ms
         self._streak = dict.fromkeys(self.names, 0)
@@ -161,6 +164,11 @@ class Pipeline:
 
     def begin(self, queries: Sequence[Query]) -> Pass:
         """Return a pass that stands before the first stage, for `advance`."""
+        if self._breadth:
+            # What is like an item is asked for by the vector of that item, and is not ranked.
+            queries = [
+                q if q.breadth or q.source else q.with_breadth(self._breadth) for q in queries
+            ]
         return Pass(
             Work(tuple(queries), tuple(Candidates.empty() for _ in queries)),
             [None] * len(queries),

@@ -165,8 +165,12 @@ def _asked(
     vectors = [query.vector for query in queries if query.vector is not None]
     masks = [query.hidden for query in queries]
     hidden = None if all(mask is None for mask in masks) else masks
-    wanted = max(max(q.k, q.breadth) for q in queries)
-    return np.stack(vectors), wanted, [q.forbidden for q in queries], hidden
+    return (
+        np.stack(vectors),
+        max(q.gathered for q in queries),
+        [q.forbidden for q in queries],
+        hidden,
+    )
 
 
 def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.float32]) -> Work:
@@ -176,8 +180,7 @@ def _with_found(work: Work, rows_BK: NDArray[np.int32], scores_BK: NDArray[np.fl
     for place, rows_K, scores_K in zip(asking, rows_BK, scores_BK, strict=True):
         query = work.queries[place]
         name = query.source or (SESSION if query.user is None else SEQUENCE)
-        wanted = max(query.k, query.breadth)
-        best = Candidates.of(name, rows_K[:wanted], scores_K[:wanted])
+        best = Candidates.of(name, rows_K[: query.gathered], scores_K[: query.gathered])
         found[place] = join(found[place], best)
     return work.with_found(found)
 

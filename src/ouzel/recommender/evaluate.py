@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.bundle.bundle import Bundle
 from ouzel.data.split import Split, leave_one_out, temporal
 from ouzel.evaluation.baselines import baseline_scorers
 from ouzel.evaluation.protocol import Scorer, evaluate
+from ouzel.evaluation.ranked import ranked_scorer
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.ranking.scoring import BREADTH, action_weights
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Progress
+
+if TYPE_CHECKING:
+    from ouzel.recommender.publish import Exported
 
 SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal}
 
@@ -19,7 +29,6 @@ SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal}
 def split_of(interactions: Interactions, name: str) -> Split:
     """Return `interactions` split as `name` says: a key of `SPLITS`.
 
-    >>> import numpy as np
     >>> from ouzel.events.interactions import History, from_histories
     >>> visit = History(np.array([1, 2, 3], np.int32), np.array([10, 20, 30]))
     >>> len(split_of(from_histories([visit], num_rows=4), "leave-one-out").test)
@@ -29,21 +38,20 @@ def split_of(interactions: Interactions, name: str) -> Split:
 
 
 def compare(
-    model: str, scorer: Scorer, split: Split, *, name: str, progress: Progress
+    models: Mapping[str, Scorer], split: Split, *, name: str, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Return the rows of `model` and of every baseline on the test part of the split `name`.
+    """Return the rows of `models` and of every baseline on the test part of the split `name`.
 
-    The model's row comes first and says by how much it leads the `best_baseline` in NDCG@10,
-    paired by target: `ndcg@10_lead` with its 95 % interval, `_low` to `_high`. Without a test part
-    there are no rows.
+    The first model is what is served: its row says by how much it leads the `best_baseline` of all
+    the others in NDCG@10, paired by target: `ndcg@10_lead` with its 95 % interval, `_low` to
+    `_high`, and likewise `recall@10_lead`. Without a test part there are no rows.
 
-    >>> import numpy as np
     >>> from ouzel.events.interactions import History, from_histories
     >>> from ouzel.recommender.options import Silent
     >>> visit = History(np.array([1, 2, 3], np.int32), np.array([10, 20, 30]))
     >>> split = leave_one_out(from_histories([visit], num_rows=4))
     >>> fixed = lambda histories, now_ms: np.array([[0, 1, 2, 9]], np.float32)
-    >>> row = compare("fixed", fixed, split, name="leave-one-out", progress=Silent())[0]
+    >>> row = compare({"fixed": fixed}, split, name="leave-one-out", progress=Silent())[0]
     >>> row["recall@10"], row["ndcg@10_lead"]
     (1.0, 0.0)
     """
@@ -59,18 +67,48 @@ def compare(
             split=name,
             progress=progress.step(f"Evaluating {model}"),
         )
-        for model, scorer in {model: scorer, **baseline_scorers(split.train)}.items()
+        for model, scorer in {**models, **baseline_scorers(split.train)}.items()
     ]
     rows: list[dict[str, Any]] = [report.row() for report in reports]
     best = max(range(1, len(rows)), key=lambda place: float(rows[place]["ndcg@10"]))
-    lead = reports[0].against(reports[best], "ndcg")
-    rows[0] |= {
-        "best_baseline": rows[best]["model"],
-        "ndcg@10_lead": lead.mean,
-        "ndcg@10_lead_low": lead.low,
-        "ndcg@10_lead_high": lead.high,
-    }
+    rows[0]["best_baseline"] = rows[best]["model"]
+    for metric in ("ndcg", "recall"):
+        lead = reports[0].against(reports[best], metric)
+        rows[0] |= {
+            f"{metric}@10_lead": lead.mean,
+            f"{metric}@10_lead_low": lead.low,
+            f"{metric}@10_lead_high": lead.high,
+        }
     return rows
+
+
+def recorded_split(home: Home, bundle: Bundle) -> tuple[Interactions, Split]:
+    """Return the events that a Bundle of `home` was made from, and how they were split.
+
+    Raises:
+        ValueError: the log no longer holds them.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from types import SimpleNamespace
+    >>> data = SimpleNamespace(digest="of other events")
+    >>> manifest = SimpleNamespace(features={"until_offset": 0, "split": "temporal"}, data=data)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     recorded_split(Home(Path(folder)), SimpleNamespace(manifest=manifest))
+    ... # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: the events in ... are not those the model was trained on ...
+    """
+    features = bundle.manifest.features
+    with home.log() as log:
+        interactions = log.interactions(until_offset=features["until_offset"])
+        if log.digest(until_offset=features["until_offset"]) != bundle.manifest.data.digest:
+            raise ValueError(
+                f"the events in {home.root} are not those the model was trained on (some were "
+                "deleted, or came late); train again to evaluate"
+            )
+    return interactions, split_of(interactions, features["split"])
 
 
 def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[str, Any]]:
@@ -90,14 +128,56 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
     """
     bundle = home.measured()
     features = bundle.manifest.features
-    with home.log() as log:
-        interactions = log.interactions(until_offset=features["until_offset"])
-        if log.digest(until_offset=features["until_offset"]) != bundle.manifest.data.digest:
-            raise ValueError(
-                f"the events in {home.root} are not those the model was trained on (some were "
-                "deleted, or came late); train again to evaluate"
-            )
-    split = split_of(interactions, features["split"])
+    _, split = recorded_split(home, bundle)
     graphs = Graphs.of(bundle, threads=threads)
-    scorer = sequence_scorer(graphs, bundle.tensors("items")["vectors"])
-    return compare(bundle.manifest.model, scorer, split, name=features["split"], progress=progress)
+    vectors_ND = bundle.tensors("items")["vectors"]
+    ranker = features.get("ranker")
+    items_NF = None if ranker is None else bundle.tensors("ranker")["items"]
+    actions = () if ranker is None else ranker["config"]["actions"]
+    models = served_scorers(bundle.manifest.model, graphs, vectors_ND, items_NF, actions)
+    return compare(models, split, name=features["split"], progress=progress)
+
+
+def scorers_of(exported: Exported) -> dict[str, Scorer]:
+    """Return the scorers of an exported model: with its ranker, if it has one, and without.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
+    >>> exported = SimpleNamespace(model=SimpleNamespace(name="esasrec"), graphs=graphs,
+    ...                            ranker=None, items_NF=None, vectors_ND=np.ones((3, 2)))
+    >>> list(scorers_of(exported))
+    ['esasrec']
+    """
+    actions = () if exported.ranker is None else exported.ranker.config.actions
+    return served_scorers(
+        exported.model.name, exported.graphs, exported.vectors_ND, exported.items_NF, actions
+    )
+
+
+def served_scorers(
+    model: str,
+    graphs: Graphs,
+    vectors_ND: NDArray[np.float32],
+    items_NF: NDArray[np.float32] | None,
+    actions: Sequence[str],
+) -> dict[str, Scorer]:
+    """Return the scorers of what serves, the whole of it first, by name.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
+    >>> vectors_ND = np.ones((3, 2), np.float32)
+    >>> list(served_scorers("esasrec", graphs, vectors_ND, vectors_ND, ["interact"]))
+    ['esasrec + ranker', 'esasrec']
+    """
+    retrieval = {model: sequence_scorer(graphs, vectors_ND)}
+    if items_NF is None:
+        return retrieval
+    ranked = ranked_scorer(
+        graphs,
+        (vectors_ND, items_NF),
+        weights_A=action_weights(actions, None),
+        breadth=BREADTH,
+    )
+    return {f"{model} + ranker": ranked, **retrieval}

@@ -29,6 +29,8 @@ class TrainOptions:
     """What is held out: the newest tenth by time, or each user's last two events."""
     refit: bool = False
     """Train once more on everything, for as many epochs as were best, and serve that."""
+    ranker: bool = False
+    """Train a ranker on the model's states, which puts its best 500 items in a better order."""
     min_value: float | None = None
     """Import ratings of at least this, as likes, and events without one; None takes all as is."""
     k_core: int | None = None

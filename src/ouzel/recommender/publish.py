@@ -10,17 +10,18 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
 from ouzel.bundle.manifest import DataRange, IndexRecord, StatePrecision
-from ouzel.compression.export import export_graphs, graph_signatures
-from ouzel.compression.parity import measure_parity
+from ouzel.compression.export import export_graphs, export_ranker, graph_signatures
+from ouzel.compression.parity import measure_parity, measure_ranker_parity
 from ouzel.compression.state_precision import choose_precision
 from ouzel.data.split import Split
 from ouzel.events.interactions import History, Interactions
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.recommender.home import Home
 from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
@@ -43,6 +44,9 @@ class Exported:
     vectors_ND: NDArray[np.float32]
     error_bounds: dict[str, float]
     states: StatePrecision | None = None
+    ranker: Ranker | None = None
+    items_NF: NDArray[np.float32] | None = None
+    """The ranker's lines of all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +69,12 @@ def export(
     held_out: Sequence[History],
     precision: str,
     threads: int,
+    ranker: Ranker | None = None,
 ) -> Exported:
     """Return `model` exported, and checked on histories spread over all lengths there are.
 
     Its states are kept in `precision`, or for "auto" in the one that serves best by the newest
-    events of `held_out`.
+    events of `held_out`. A `ranker` of its states comes with it.
 
     Raises:
         ValueError: the graphs differ from the model by more than is promised, or the precision does
@@ -90,6 +95,8 @@ def export(
     model.eval()
     states = choose_precision(model, held_out, asked=precision)
     files = export_graphs(model, states.chosen)
+    if ranker is not None:
+        files |= export_ranker(ranker, model.config, states.chosen)
     table_ND = model.items.weight.detach().numpy().copy()
     graphs = Graphs(files, table_ND, threads=threads)
     by_length = np.argsort(interactions.lengths_U(), kind="stable")
@@ -97,7 +104,11 @@ def export(
     histories = [interactions.history(user) for user in np.unique(chosen).tolist()]
     bounds = measure_parity(model, graphs, histories)
     vectors_ND = graphs.item(np.arange(len(table_ND)))
-    return Exported(model, files, graphs, vectors_ND, bounds, states)
+    if ranker is None:
+        return Exported(model, files, graphs, vectors_ND, bounds, states)
+    items_NF = _item_lines(ranker, vectors_ND)
+    bounds |= measure_ranker_parity(ranker, graphs, (vectors_ND, items_NF), histories)
+    return Exported(model, files, graphs, vectors_ND, bounds, states, ranker, items_NF)
 
 
 def newest_histories(interactions: Interactions) -> list[History]:
@@ -136,6 +147,12 @@ def _spread(count: int) -> NDArray[np.int64]:
         if count
         else (np.empty(0, np.int64))
     )
+
+
+@torch.no_grad()
+def _item_lines(ranker: Ranker, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    lines_NF = ranker.item_lines(torch.arange(len(vectors_ND)), torch.from_numpy(vectors_ND))
+    return np.asarray(lines_NF.numpy(), np.float32)
 
 
 def publish(
@@ -178,8 +195,14 @@ def publish(
         },
         "vmis": VMISkNN.fit(interactions).to_tensors(),
     }
+    told = dict(provenance.features)
+    if exported.ranker is not None and exported.items_NF is not None:
+        tensors["ranker"] = {"items": exported.items_NF}
+        config = msgspec.to_builtins(exported.ranker.config)
+        told["ranker"] = {"name": exported.ranker.name, "config": config}
     fields = {
         **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__},
+        "features": told,
         "model": model.name,
         "config": msgspec.to_builtins(model.config),
         "num_rows": interactions.num_rows,

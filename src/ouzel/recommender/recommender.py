@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -44,11 +44,15 @@ NEWEST_EVENTS = 50_000
 MAX_K = 500
 MAX_RANKED = 1000
 
+MAX_PASS = 256
+"""Most queries in one pass of the pipeline."""
+
 
 class Recommender:
     """A recommender that fits on events and answers at once.
 
-    Without `home` it lives in a temporary folder, until `save` copies it elsewhere.
+    Without `home` it lives in a temporary folder, until `save` copies it elsewhere. `weights` are
+    those of the actions of a model with a ranker, such as `{"interact": 1.0, "like": 0.5}`.
 
     >>> Recommender("no-such-folder").recommend(["u1"])
     Traceback (most recent call last):
@@ -56,10 +60,13 @@ class Recommender:
     ValueError: no-such-folder has no model yet: run `ouzel train --data PATH --out no-such-folder`
     """
 
-    def __init__(self, home: Path | str | None = None) -> None:
+    def __init__(
+        self, home: Path | str | None = None, *, weights: Mapping[str, float] | None = None
+    ) -> None:
         self.home = Home(Path(home) if home else Path(tempfile.mkdtemp(prefix="ouzel-")))
         if home is None:
             weakref.finalize(self, shutil.rmtree, self.home.root, ignore_errors=True)
+        self._weights = weights
         self._answering: _Answering | None = None
 
     def fit(self, events: Any, **options: Any) -> Self:
@@ -229,7 +236,7 @@ class Recommender:
 
     def _open(self) -> _Answering:
         if self._answering is None:
-            self._answering = _Answering(self.home)
+            self._answering = _Answering(self.home, self._weights)
         return self._answering
 
     def _close(self) -> None:
@@ -241,7 +248,7 @@ class Recommender:
 class _Answering:
     """The log and the request path of a home, open."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, weights: Mapping[str, float] | None) -> None:
         bundle = home.current()
         self.log = home.log()
         self._states = UserStates(
@@ -256,12 +263,9 @@ class _Answering:
         self.filters = Filters(
             catalog, Availability(catalog, num_rows=self._num_rows), num_rows=self._num_rows
         )
-        self._pipeline = Pipeline(
-            standard_stages(
-                bundle, self._states, sample_histories(self.log), Chosen.of(home.root, bundle)
-            ),
-            resting=False,
-        )
+        samples, chosen = sample_histories(self.log), Chosen.of(home.root, bundle)
+        stages = standard_stages(bundle, self._states, samples, chosen, weights=weights)
+        self._pipeline = Pipeline(stages, resting=False)
         trending = TrendingSource(self._num_rows)
         trending.observe_all(self.log.newest(NEWEST_EVENTS))
         self._paths = paths(self._pipeline, catalog, extra=[trending], resting=False)
@@ -274,10 +278,12 @@ class _Answering:
             return ()
         queries = [self._of_user(user_id, query, exclude_seen) for user_id in user_ids]
         arranged = query.arrangement
-        if arranged is None:
-            return self._pipeline.run(queries).found
-        path = self._paths.union if arranged.own_K is None else self._paths.rank
-        return path.run(queries).found
+        path = self._pipeline
+        if arranged is not None:
+            path = self._paths.union if arranged.own_K is None else self._paths.rank
+        # A ranker reads the states of a whole pass, so they must all fit into the pool.
+        parts = (queries[at : at + MAX_PASS] for at in range(0, len(queries), MAX_PASS))
+        return [found for part in parts for found in path.run(part).found]
 
     def arranged(
         self, query: Query, asked: Arranging, filter: str | None, *, own: list[str] | None = None

@@ -13,7 +13,6 @@ from ouzel.bundle.manifest import DataRange, IndexRecord
 from ouzel.data.clean import implicit, k_core
 from ouzel.data.dataset import Dataset
 from ouzel.data.split import Split
-from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.alone import alone
 from ouzel.events.interactions import Interactions
 from ouzel.events.log import EventLog
@@ -21,7 +20,7 @@ from ouzel.inference.pool import slot_bytes
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.sequence import SEQUENCE_MODELS
 from ouzel.recommender.cores import usable_threads
-from ouzel.recommender.evaluate import compare, split_of
+from ouzel.recommender.evaluate import compare, scorers_of, split_of
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import NUM_USERS, asked_by, automatic_record
 from ouzel.recommender.options import Progress, TrainOptions
@@ -33,7 +32,9 @@ from ouzel.recommender.publish import (
     publish,
     validation_histories,
 )
+from ouzel.recommender.ranker import fit_split_ranker, refit_ranker
 from ouzel.training.fit import FitResult, FitSettings, fit
+from ouzel.training.ranking import RankingResult
 from ouzel.training.validation import ndcg_validator
 
 STEPS_PER_EPOCH = 150
@@ -154,6 +155,9 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         parent=None,
     )
     model, result = fit_split(home, split, options, progress)
+    ranker, ranked = None, None
+    if options.ranker:
+        ranker, ranked = fit_split_ranker(model, split, options, progress)
     progress.say("Exporting the graphs and checking them against the model")
     exported = export(
         model,
@@ -161,15 +165,15 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         held_out=validation_histories(split),
         precision=options.state_precision,
         threads=usable_threads(),
+        ranker=ranker,
     )
     progress.say(_states_line(exported))
-    scorer = sequence_scorer(exported.graphs, exported.vectors_ND)
-    rows = compare(options.model, scorer, split, name=options.split, progress=progress)
+    rows = compare(scorers_of(exported), split, name=options.split, progress=progress)
     index = _index_record(exported, interactions)
     provenance = replace(provenance, metrics=rows, index=index)
     bundle = publish(home, exported, interactions, provenance)
     if options.refit:
-        bundle = _refit(home, interactions, options, result, bundle, progress)
+        bundle = _refit(home, interactions, options, (result, ranked), bundle, progress)
     home.store().promote(bundle.digest)
     return Trained(bundle, rows, result)
 
@@ -240,14 +244,15 @@ def _refit(
     home: Home,
     interactions: Interactions,
     options: TrainOptions,
-    first: FitResult,
+    first: tuple[FitResult, RankingResult | None],
     parent: Bundle,
     progress: Progress,
 ) -> Bundle:
     """Return the Bundle of a model trained on everything, for as long as was best before."""
-    progress.say(f"Training again on all events, for {first.best_epoch} epochs")
+    fitted, ranked = first
+    progress.say(f"Training again on all events, for {fitted.best_epoch} epochs")
     model = _untrained_model(interactions, options)
-    settings = replace(settings_for(interactions, options), epochs=first.best_epoch)
+    settings = replace(settings_for(interactions, options), epochs=fitted.best_epoch)
     fit(
         model,
         interactions,
@@ -272,12 +277,16 @@ def _refit(
         seed=options.seed,
         parent=parent.digest,
     )
+    ranker = None
+    if ranked is not None:
+        ranker = refit_ranker(model, interactions, options, ranked, progress)
     exported = export(
         model,
         interactions,
         held_out=newest_histories(interactions),
         precision=options.state_precision,
         threads=usable_threads(),
+        ranker=ranker,
     )
     provenance = replace(provenance, index=_index_record(exported, interactions))
     return publish(home, exported, interactions, provenance)

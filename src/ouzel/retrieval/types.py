@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +37,8 @@ class Query:
 
     `user` is the log's user row (None: session or anonymous). `history` may be empty. `vector`
     (D,) float32 is the encoded query, None where no model applies. `k` is the length of the
-    list wanted in the end. `forbidden` are the int32 rows that must not be shown, sorted, each
+    list wanted in the end, `breadth` the candidates to gather before they are scored; 0: k.
+    `forbidden` are the int32 rows that must not be shown, sorted, each
     once (see `distinct_rows`), and `hidden` (N,) says of every row whether nobody may see it (None:
     all may be seen). `source` names what is found by `vector`; if empty, by whose vector it is.
     `now_ms` is the request time in UTC milliseconds, `deadline_ms` the
@@ -60,6 +61,15 @@ class Query:
     deadline_ms: float = math.inf
     breadth: int = 0
     arrangement: Arrangement | None = None
+
+    @property
+    def gathered(self) -> int:
+        """Return how many candidates to look for."""
+        return max(self.k, self.breadth)
+
+    def with_breadth(self, breadth: int) -> Query:
+        """Return the same request, to gather so many candidates."""
+        return replace(self, breadth=breadth)
 
     def with_vector(self, vector: NDArray[np.float32] | None) -> Query:
         """Return the same request with this vector; much cheaper than `dataclasses.replace`."""

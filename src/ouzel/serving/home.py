@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ouzel.bundle.bundle import Bundle, load_bundle
@@ -31,15 +32,18 @@ def open_home(
     state_bytes: int,
     cache_bytes: int = LIST_BYTES + ITEM_BYTES,
     workers: int = 1,
+    weights: Mapping[str, float] | None = None,
 ) -> Engine:
     """Return the engine of a home: its log, and the Bundle that is promoted.
 
     `state_bytes` bounds the memory of user states, `cache_bytes` that of answers kept for many.
     With several `workers` its states lie where processes forked from this one can read them.
+    `weights` are those of the actions of its ranker; None: the first action alone.
 
     Raises:
         ValueError: there is no model, it is damaged, or it does not belong to this log; or the
-            index that was chosen for it cannot be used here.
+            index that was chosen for it cannot be used here, or its ranker does not know an
+            action of `weights`.
 
     >>> open_home(Path("no-such-home"), state_bytes=1 << 20)
     Traceback (most recent call last):
@@ -50,9 +54,8 @@ def open_home(
     log = EventLog.open(home / LOG_FILE)
     try:
         _check_catalogue(log, bundle)
-        chosen = Chosen.of(home, bundle)
-        parts = _assemble(log, bundle, chosen, state_bytes=state_bytes, workers=workers)
-        return Engine(replace(parts, cache_bytes=cache_bytes))
+        resources = Resources(state_bytes=state_bytes, cache_bytes=cache_bytes, workers=workers)
+        return Engine(_assemble(log, bundle, Chosen.of(home, bundle), resources, weights))
     except BaseException:
         log.close()
         raise
@@ -80,7 +83,11 @@ class Resources:
 
 
 def _assemble(
-    log: EventLog, bundle: Bundle, chosen: Chosen | None, *, state_bytes: int, workers: int
+    log: EventLog,
+    bundle: Bundle,
+    chosen: Chosen | None,
+    resources: Resources,
+    weights: Mapping[str, float] | None,
 ) -> Parts:
     graphs = Graphs.of(bundle)
     num_rows = bundle.manifest.num_rows
@@ -88,13 +95,14 @@ def _assemble(
     visitors = Visitors(log, writer, num_rows=num_rows)
     states = UserStates(
         graphs,
-        max_bytes=state_bytes,
+        max_bytes=resources.state_bytes,
         load_history=visitors.history,
         version=bundle.version,
-        directory=Directory() if workers > 1 else None,
+        directory=Directory() if resources.workers > 1 else None,
         tolerance=audit_tolerance(bundle.manifest),
     )
-    pipeline = Pipeline(standard_stages(bundle, states, sample_histories(log), chosen))
+    stages = standard_stages(bundle, states, sample_histories(log), chosen, weights=weights)
+    pipeline = Pipeline(stages)
     return Parts(
         log=log,
         states=states,
@@ -105,7 +113,8 @@ def _assemble(
         num_rows=num_rows,
         visitors=visitors,
         writer=writer,
-        workers=workers,
+        workers=resources.workers,
+        cache_bytes=resources.cache_bytes,
     )
 
 

@@ -26,6 +26,7 @@ from ouzel.inference.shared import SharedStates
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline, Stage
+from ouzel.ranking.scoring import RankCandidates
 from ouzel.ranking.stages import EncodeUser, SearchIndex
 from ouzel.serving.answers import Answer, Answers, ListRequest
 from ouzel.serving.engine import Engine
@@ -292,6 +293,8 @@ def _reading(stage: Stage, states: SharedStates) -> Stage:
     """Return the stage as it is in a reader."""
     if isinstance(stage, EncodeUser):
         return EncodeUser(states)
+    if isinstance(stage, RankCandidates):
+        return stage.over(states)
     return SearchIndex(stage.index) if isinstance(stage, SearchIndex) else stage
 
 

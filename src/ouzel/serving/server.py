@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from functools import partial
@@ -73,12 +73,13 @@ def serve(
     port_file: Path | None = None,
     api_key: str | None = None,
     resources: Resources | None = None,
+    weights: Mapping[str, float] | None = None,
     listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a home until SIGTERM or SIGINT; returns after the last answer has left.
 
     `port` 0 takes any free port. `port_file` receives the port once requests are welcome, and
-    `listening` is called then with the address.
+    `listening` is called then with the address. `weights` are those of the ranker's actions.
 
     Raises:
         ValueError: the binding needs a key, the home cannot be served or is served already, or this
@@ -109,7 +110,7 @@ def serve(
     with bound(host, port):
         pass  # Among those who share a port, another server would not be noticed.
     with bound(host, port, exclusive=given.workers == 1) as listener, alone(home):
-        engine = open_home(home, **asdict(given))
+        engine = open_home(home, **asdict(given), weights=weights)
         readers = _forked(engine, access, (host, listener.getsockname()[1]))
         stay_on(set(core_numbers()[:1]))
         run(build_app(engine, access, readers), listener, tell)

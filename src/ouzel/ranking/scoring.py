@@ -1,0 +1,144 @@
+"""Scoring: gathered candidates in the order of a ranker that weighs several actions.
+
+Shape legend: B = queries in a pass, K = candidates of one query, A = actions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.inference.ranking import Asking, Stored
+from ouzel.ranking.pipeline import Kind, Stage, Work
+from ouzel.retrieval.types import Candidates, Query
+
+BREADTH = 500
+"""Candidates that are scored for a list."""
+
+SCORE_BUDGET_MS = 50.0
+"""What scoring may cost a query; 500 candidates against a full history take 2 ms on one core."""
+
+
+class ScoresCandidates(Protocol):
+    """What the stage asks of a ranker (`ouzel.inference.ranking.StateRanker`)."""
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Return the names of the actions, in the order of the logits."""
+        ...
+
+    def logits(
+        self, asking: Sequence[Asking], candidates_BK: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], list[bool]]:
+        """Return the logits (B, K, A) of candidate rows, and for whom there are any."""
+        ...
+
+    def over(self, states: Stored) -> ScoresCandidates:
+        """Return the same over other states."""
+        ...
+
+
+def action_weights(
+    actions: Sequence[str], weights: Mapping[str, float] | None
+) -> NDArray[np.float32]:
+    """Return the weight (A,) of each action; None: the first action alone.
+
+    Raises:
+        ValueError: an action is unknown, a weight is no number, or all of them are 0.
+
+    >>> action_weights(("interact", "like"), {"like": 2})
+    array([0., 2.], dtype=float32)
+    >>> action_weights(("interact", "like"), {"likes": 2})
+    Traceback (most recent call last):
+    ...
+    ValueError: the ranker knows no action 'likes': did you mean 'like'?
+    """
+    given = {actions[0]: 1.0} if weights is None else weights
+    for name, weight in given.items():
+        if name not in actions:
+            near = get_close_matches(name, actions, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"give some of {', '.join(actions)}"
+            raise ValueError(f"the ranker knows no action {name!r}: {hint}")
+        if not math.isfinite(weight):
+            raise ValueError(f"the weight of {name!r} is {weight}: give a number")
+    if not any(given.values()):
+        raise ValueError(f"every action weighs nothing: give one of {', '.join(actions)} a weight")
+    return np.array([given.get(name, 0.0) for name in actions], np.float32)
+
+
+class RankCandidates(Stage):
+    """Puts the candidates of each query that has a state into the order of the ranker.
+
+    The score of a candidate becomes the weighted sum of its logits. Where there is no ranking (the
+    state is gone, the ranker raises or gives NaN) the order of the sources stays.
+    What was asked for by the vector of an item has that order on purpose.
+    """
+
+    name = "ranker"
+    kind: Kind = "score"
+    optional = True
+    budget_ms = SCORE_BUDGET_MS
+    breadth = BREADTH
+
+    def __init__(
+        self, ranker: ScoresCandidates, *, weights: Mapping[str, float] | None = None
+    ) -> None:
+        self.ranker = ranker
+        self._weights_A = action_weights(ranker.actions, weights)
+
+    def over(self, states: Stored) -> RankCandidates:
+        """Return the same stage over other states of the same Bundle."""
+        stage = RankCandidates(self.ranker.over(states))
+        stage._weights_A = self._weights_A
+        return stage
+
+    def run(self, work: Work) -> Work:
+        """Return the work with ranked candidates; who could not be ranked is `late`.
+
+        Raises:
+            ValueError: the ranker gave a score that is not finite.
+        """
+        places = [
+            at
+            for at, (query, found) in enumerate(zip(work.queries, work.found, strict=True))
+            if len(found) and query.vector is not None and not query.source
+        ]
+        if not places:
+            return work
+        asking = [_asking(work.queries[at]) for at in places]
+        lists = [work.found[at] for at in places]
+        logits_BKA, known = self.ranker.logits(asking, _padded(lists))
+        scores_BK = logits_BKA @ self._weights_A
+        found = list(work.found)
+        for at, candidates, scores_K, ranked in zip(places, lists, scores_BK, known, strict=True):
+            if ranked:
+                found[at] = _in_order(candidates, scores_K[: len(candidates)])
+        late = tuple(at for at, ranked in zip(places, known, strict=True) if not ranked)
+        return Work(work.queries, tuple(found), late)
+
+
+def _asking(query: Query) -> Asking:
+    assert query.vector is not None
+    return Asking(query.user, query.history, query.vector, query.now_ms)
+
+
+def _padded(lists: Sequence[Candidates]) -> NDArray[np.int64]:
+    """Return the rows of all lists (B, K), filled up with the padding row."""
+    rows_BK = np.zeros((len(lists), max(map(len, lists))), np.int64)
+    for line_K, candidates in zip(rows_BK, lists, strict=True):
+        line_K[: len(candidates)] = candidates.rows_K
+    return rows_BK
+
+
+def _in_order(candidates: Candidates, scores_K: NDArray[np.float32]) -> Candidates:
+    if not np.isfinite(scores_K).all():
+        raise ValueError("the ranker gave a score with NaN or infinity: train again")
+    order = np.argsort(-scores_K, kind="stable")
+    return Candidates(
+        candidates.rows_K[order], scores_K[order], candidates.sources_K[order], candidates.names
+    )
