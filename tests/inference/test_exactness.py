@@ -6,20 +6,31 @@ The oracle is the torch model in float64 on the whole history.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
 from ouzel.inference.audit import AUDIT_TOLERANCE
 from ouzel.inference.encoding import HistoryEncoder
-from ouzel.inference.onnxruntime import StateShape
+from ouzel.inference.onnxruntime import Graphs, StateShape
 from ouzel.inference.pool import StatePool, history_hash, rings, slot_bytes
 from ouzel.inference.states import UserStates
 from ouzel.models.layers.precision import Precision
-from tests.tiny import NUM_ROWS, START_MS, WINDOW, oracle, random_history, tiny_graphs, tiny_model
+from tests.tiny import (
+    NUM_ROWS,
+    START_MS,
+    WINDOW,
+    oracle,
+    random_history,
+    tiny_files,
+    tiny_graphs,
+    tiny_model,
+)
 
 BOUND = 1e-4
 """The promise, on the entries of a user vector whose length is 1 / temperature = 20."""
@@ -115,6 +126,34 @@ def test_positions_are_relative() -> None:
     whole, _ = pool([history], now)
     shifted, _ = pool([history.last(field)], now)
     np.testing.assert_allclose(whole, shifted, atol=1e-6)
+
+
+def test_graphs_of_the_first_format_serve_as_before() -> None:
+    """They count positions from what is encoded, which in float32 makes no difference."""
+    encode = onnx.load_model_from_string(tiny_files()["encode"])
+    (start,) = (node for node in encode.graph.input if node.name == "start")
+    encode.graph.input.remove(start)
+    encode.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "start"))
+    files = {**tiny_files(), "encode": encode.SerializeToString()}
+    older = Graphs(files, tiny_graphs().table_ND)
+    histories = {0: random_history(np.random.default_rng(3), 50)}
+    states = UserStates(
+        older,
+        max_bytes=4 * slot_bytes(older.shape),
+        load_history=histories.__getitem__,
+        version="test",
+    )
+    newest = int(histories[0].times_ms[-1])
+    vector(states, 0, newest)
+    assert states.pool.length_S[states.pool.slot(0)] == older.shape.receptive_field
+    for step in range(1, 2 * WINDOW):
+        append(histories, 0, step, newest + step)
+        states.observe(0, step, newest + step)
+        vector(states, 0, newest + step)
+    assert states.audit(0) < BOUND and states.stats.rebuilds == 1
+    now_ms = newest + HOUR
+    expected = oracle(tiny_model(), histories[0], now_ms)
+    assert np.abs(vector(states, 0, now_ms) - expected).max() < BOUND
 
 
 def test_request_time_is_in_the_answer_and_never_in_the_state() -> None:
