@@ -15,6 +15,19 @@ from ouzel.serving.threads import ONE_THREAD
 EXAMPLE = "ouzel serve my-home --port 8000"
 
 
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes that answer on the port: one writes, the others read.")
+]
+CacheMegabytes = Annotated[
+    int | None,
+    typer.Option(min=0, help="Memory for answers that many get alike; 0 keeps none, 24 usual."),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(help="What an action of the ranker weighs, such as like=1; may be repeated."),
+]
+
+
 def command(
     home: Annotated[Path, typer.Argument(help="A home made by `ouzel train`.")],
     host: Annotated[
@@ -38,18 +51,9 @@ def command(
         int | None,
         typer.Option(min=1, help="Memory for user states; by default a quarter of the machine's."),
     ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(min=1, help="Processes that answer on the port: one writes, the others read."),
-    ] = 1,
-    cache_megabytes: Annotated[
-        int | None,
-        typer.Option(min=0, help="Memory for answers that many get alike; 0 keeps none, 24 usual."),
-    ] = None,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(help="What an action of the ranker weighs, such as like=1; may be repeated."),
-    ] = None,
+    workers: Workers = 1,
+    cache_megabytes: CacheMegabytes = None,
+    weight: Weights = None,
     json: Annotated[
         str | None,
         typer.Option(help="Write where it listens as JSON to this file, or to stdout with '-'."),

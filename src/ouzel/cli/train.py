@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 EXAMPLE = "ouzel train --data events.csv --out home --minutes 10"
 
 
+Map = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="A column by another name, such as user_id=userID."),
+]
+
+
 def command(
     data: Annotated[
         Path, typer.Option(help="A file or folder of events in any format that is known.")
@@ -48,10 +54,7 @@ def command(
     state_precision: Annotated[
         str, typer.Option(help="How user states are kept: auto, fp32, fp16 or int8.")
     ] = "auto",
-    map_: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="A column by another name, such as user_id=userID."),
-    ] = None,
+    map_: Map = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse data with bad rows instead of dropping them.")
     ] = False,
