@@ -227,7 +227,7 @@ def test_bad_calls_get_one_line_and_a_code(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"model": "bert"}, {"preset": "XL"}, {"split": "random"}, {"minutes": -1}],
+    [{"model": "bert"}, {"preset": "XS"}, {"split": "random"}, {"minutes": -1}],
 )
 def test_options_are_checked_before_anything_happens(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
