@@ -65,7 +65,7 @@ def test_it_gives_the_logits_of_the_torch_ranker(states, ranker) -> None:
             expected = tiny_ranker().rank(
                 torch.from_numpy(asking.vector[None]),
                 torch.tensor([NOW_MS]),
-                torch.tensor([min(len(history), states.pool.shape.receptive_field)]),
+                torch.tensor([len(history)]),
                 torch.tensor([0]),
                 torch.from_numpy(of(1)),
                 vectors_ND,

@@ -144,7 +144,7 @@ def test_states_of_training_are_those_that_serve() -> None:
     table = frozen.items.weight
     with torch.no_grad():
         inputs = map(torch.from_numpy, (rows[:, :5], times[:, :5]))
-        *_, keys, values, _ = frozen.encode(*inputs, length, table)
+        *_, keys, values, _ = frozen.encode(*inputs, length, 0 * length, table)
     torch.testing.assert_close(states.keys[0, :, :, :5], keys[0].permute(1, 2, 0))
     torch.testing.assert_close(states.values[0, :, :5], values[0].permute(1, 0, 2))
     assert states.length_B.tolist() == [5] and states.now_B.tolist() == [int(requests[0, 4])]

@@ -81,6 +81,10 @@ def gathered(cache: Sequence[Tensor], slot_B: Tensor) -> Rings:
     """
     if len(cache) == 4:
         keys, key_scales, values, value_scales = (array[slot_B] for array in cache)
-        return Rings(keys.to(torch.float32), values.to(torch.float32), key_scales, value_scales)
-    keys, values = (array[slot_B].to(torch.float32) for array in cache)
+        return Rings(_wide(keys), _wide(values), key_scales, value_scales)
+    keys, values = (_wide(array[slot_B]) for array in cache)
     return Rings(keys, values)
+
+
+def _wide(rows: Tensor) -> Tensor:
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.to(torch.float32)
