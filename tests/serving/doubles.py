@@ -69,6 +69,8 @@ class NextItemStates:
     def forget(self, user: int) -> None:
         self.pool.states.pop(user, None)
 
+    behind = 0
+
     def drain(self, most: int) -> int:
         return 0
 

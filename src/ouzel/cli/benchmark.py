@@ -23,6 +23,7 @@ from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained
 from ouzel.cli.benchmarking.peer import BENCH, TUNINGS, Peer, Tuning
 from ouzel.cli.benchmarking.states import state_rows
 from ouzel.cli.printing.output import emit, progress
+from ouzel.evaluation.ingestion import measure_ingestion
 from ouzel.evaluation.load import held
 from ouzel.evaluation.load_result import LoadResult
 from ouzel.evaluation.server_process import running
@@ -46,7 +47,7 @@ from ouzel.inference.pool import slot_bytes
 
 EXAMPLE = "ouzel benchmark serving --case 100k --peer --json -"
 
-Case = Literal["10k", "100k", "1m", "visible", "append-s", "append-l", "append-xl"]
+Case = Literal["10k", "100k", "1m", "visible", "events", "append-s", "append-l", "append-xl"]
 
 STATES = {"append-s": "S", "append-l": "L", "append-xl": "XL"}
 """The cases of the topic `states`, with the preset that each measures."""
@@ -60,8 +61,15 @@ VISIBLE_SCALE = "100k"
 QUICK_SHARE = 20
 """A quick run has this many times fewer users."""
 
-MARKS_MS = (10.0, 50.0)
 RATIO_MARK_MS = 50.0
+MARKS_MS = {
+    "10k": (4.0, RATIO_MARK_MS),
+    "100k": (5.0, 10.0, RATIO_MARK_MS),
+    "1m": (15.0, RATIO_MARK_MS),
+}
+"""In how many milliseconds 99.9 % are to be answered, by case."""
+
+WITHOUT_RATES = ("visible", "events")
 START_RATE = 400.0
 VISIBLE_RATE = 300.0
 MOST_RATE = 100_000.0
@@ -71,7 +79,7 @@ KEEPING_UP = 0.9
 SHOWN = (
     "system", "case", "workers", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer",
     "p50_ms", "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "next_answer_share",
-    "degraded", "rss_mb", "server_cpu_ms_per_request",
+    "degraded", "events_per_s", "states_behind_s", "rss_mb", "server_cpu_ms_per_request",
     "weights", "states", "query_p50_ms", "encode_p50_ms", "state_bytes", "vector_cosine",
 )  # fmt: skip
 """The columns that people compare; the JSON has them all."""
@@ -125,9 +133,9 @@ def command(
         return
     given = None if rates is None else _rates(rates)
     rows: list[Row] = []
-    if given is not None and case == "visible":
+    if given is not None and case in WITHOUT_RATES:
         raise typer.BadParameter("--rates is for the cases 10k, 100k and 1m: leave one of both out")
-    every = ("10k", "100k") if given is not None else ("10k", "100k", "visible")
+    every = ("10k", "100k") if given is not None else ("10k", "100k", *WITHOUT_RATES)
     for name in every if case is None else (case,):
         run = Run(QUICK if quick else FULL, model_from, seed, workers, given)
         rows += _case(name, run, peer=peer)
@@ -190,15 +198,16 @@ class Run:
 
 
 def _case(name: str, run: Run, *, peer: bool) -> Iterator[Row]:
-    scale = SCALES[VISIBLE_SCALE if name == "visible" else name]
+    scale = SCALES.get(name, SCALES[VISIBLE_SCALE])
     if run.effort is QUICK:
         scale = Scale(scale.num_items, scale.num_live // QUICK_SHARE, scale.num_cold // QUICK_SHARE)
     folder, work = _home(scale, run.model_from, run.seed)
     about = {"case": name, "num_items": work.num_items, "num_users": work.num_live}
-    if name == "visible":
-        yield {"system": "ouzel", **about, "workers": run.workers, **_visible(folder, work, run)}
+    if name in WITHOUT_RATES:
+        measured = _visible if name == "visible" else _events
+        yield {"system": "ouzel", **about, "workers": run.workers, **measured(folder, work, run)}
         return
-    ouzel = list(_ouzel(folder, work, run))
+    ouzel = list(_ouzel(folder, work, run, MARKS_MS[name]))
     if peer and run.rates is not None:
         ouzel += _peer_at_rates(folder, work, run, run.rates)
     elif peer:
@@ -246,7 +255,7 @@ def _serve(folder: Path, work: Workload, workers: int = 1) -> Callable[[Path], S
     return lambda port_file: [*words, str(port_file)]
 
 
-def _ouzel(folder: Path, work: Workload, run: Run) -> Iterator[Row]:
+def _ouzel(folder: Path, work: Workload, run: Run, marks_ms: Sequence[float]) -> Iterator[Row]:
     live = work.user_ids()[: work.num_live]
     _tell("ouzel: starting, then asking once for every live user")
     with _fresh(folder) as home, running(_serve(home, work, run.workers)) as server:
@@ -263,7 +272,7 @@ def _ouzel(folder: Path, work: Workload, run: Run) -> Iterator[Row]:
             for row in rate_rows(spec, run.rates, run.effort, told=_tell_run):
                 yield {**row, **alone}
             return
-        for mark_ms in MARKS_MS:
+        for mark_ms in marks_ms:
             _tell(f"ouzel: searching the rate held with p99 <= {mark_ms:g} ms")
             row = sustained_row(spec, run.effort, p99_ms=mark_ms, told=_tell_run)
             yield {**row, **alone}
@@ -275,6 +284,21 @@ def _visible(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
         warm(server.port, work.user_ids()[: work.num_live])
         spec = load_spec(server, work, rate=VISIBLE_RATE, seed=run.seed)
         return visible_row(spec, run.effort)
+
+
+def _events(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
+    _tell("ouzel: sending events in batches of 100, as fast as they are taken")
+    live = work.user_ids()[: work.num_live]
+    with _fresh(folder) as home, running(_serve(home, work, run.workers)) as server:
+        warm(server.port, live)
+        return measure_ingestion(
+            server.port,
+            live,
+            work.item_ids(),
+            seconds=run.effort.rate_s,
+            behind=lambda: gauge(server.port, "ouzel_now", "states_behind"),
+            seed=run.seed,
+        )
 
 
 def _peer_at_rates(folder: Path, work: Workload, run: Run, rates: Sequence[float]) -> Iterator[Row]:

@@ -132,6 +132,11 @@ class UserStates:
         self._apply_pending(list(islice(self._pending, most)))
         return len(self._pending)
 
+    @property
+    def behind(self) -> int:
+        """Return how many states lack an event that was noted."""
+        return len(self._pending)
+
     def contains(self, user: int) -> bool:
         """Return whether the user's state is in the pool."""
         return user in self.pool

@@ -328,9 +328,9 @@ class Engine:
             Family(
                 "gauge",
                 "ouzel_now",
-                "State pool, largest audited error, waiting requests and events, who listens to "
-                "the stream, bytes of histories and of kept answers, recall@10 of the item index "
-                "against exact search, readiness, and if the encoder lives.",
+                "State pool, states that lack an event, largest audited error, waiting requests "
+                "and events, who listens to the stream, bytes of histories and of kept answers, "
+                "recall@10 of the item index against exact search, readiness, and if the encoder lives.",
                 self._now,
             ),
         ]
@@ -364,6 +364,7 @@ class Engine:
         return {
             "states": len(pool),
             "state_slots": pool.num_slots,
+            "states_behind": self._states.behind,
             "state_bytes": pool.bytes,
             "state_audit_max_error": stats.audit_max_error,
             "waiting_requests": self.answers.waiting,
