@@ -330,7 +330,7 @@ class Engine:
                 "ouzel_now",
                 "State pool, states that lack an event, largest audited error, waiting requests "
                 "and events, who listens to the stream, bytes of histories and of kept answers, "
-                "recall@10 of the item index against exact search, readiness, and if the encoder lives.",
+                "recall@10 of the item index, readiness, and if the encoder lives.",
                 self._now,
             ),
         ]
