@@ -13,31 +13,28 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events import clock
 from ouzel.events.catalog import Catalog
-from ouzel.events.interactions import History
 from ouzel.ranking.filters import Filters, Mask
 from ouzel.ranking.paths import Paths
 from ouzel.ranking.pipeline import Pass, Pipeline, Ranked
-from ouzel.ranking.similar import query_like
 from ouzel.retrieval.arrangement import Arrangement
-from ouzel.retrieval.types import Candidates, Query, distinct_rows, no_history
+from ouzel.retrieval.types import Candidates
 from ouzel.serving.arranging import (
     arrangement,
-    breadth_of,
     distinct_items,
     fields_of,
     filters_of,
 )
 from ouzel.serving.problem import FieldError, ProblemError, invalid
+from ouzel.serving.queries import Asked, Held, ListRequest, Queries
 from ouzel.serving.rebuilds import Rebuilds
 from ouzel.serving.timing import Part, Timing
-from ouzel.serving.visitors import Visitor, Visitors
+from ouzel.serving.visitors import Visitors
 from ouzel.serving.wire import RankRequest, RecommendRequest, SimilarRequest
 
 logger = logging.getLogger(__name__)
@@ -69,7 +66,6 @@ MAX_WAITING = 1024
 """Most requests that may wait for a pass. Even answered by fallbacks alone, at about 0.2 ms each,
 these take the time of one deadline: who came after them would wait for nothing but a late list."""
 
-ListRequest = RecommendRequest | SimilarRequest | RankRequest
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -82,24 +78,8 @@ class Answer:
     degraded: str | None
 
 
-class Held(Protocol):
-    """Whoever knows which user states are at hand (see `UserStates`)."""
-
-    def contains(self, user: int) -> bool:
-        """Return whether the user's state is."""
-        ...
-
-
 @dataclass(slots=True)
-class _Asked:
-    request: ListRequest
-    timing: Timing
-    hidden: NDArray[np.bool_] | None
-    arranged: Arrangement | None
-
-
-@dataclass(slots=True)
-class _Waiting(_Asked):
+class _Waiting(Asked):
     pipeline: Pipeline
     read_ms: float
     future: asyncio.Future[Answer]
@@ -144,10 +124,8 @@ class Answers:
         self.paths = paths
         self.pipeline = paths.standard
         self._rebuilds = rebuilds
-        self._states = states
-        self._visitors = visitors
         self._catalog = catalog
-        self._num_rows = num_rows
+        self._queries = Queries(visitors, catalog, self.pipeline, states=states, num_rows=num_rows)
         self._filters = filters
         self._waiting: list[_Waiting] = []
         self._made: dict[str, asyncio.Task[Mask]] = {}
@@ -188,7 +166,7 @@ class Answers:
         pipeline, arranged = self.pipeline, None
         if not isinstance(request, SimilarRequest) and request.arranges():
             pipeline, arranged = await self._arranged(request)
-        absent = None if self._rebuilds is None else self._absent(request)
+        absent = None if self._rebuilds is None else self._queries.absent(request)
         if self._rebuilds is not None and absent is not None:
             await self._rebuilds.wait_for(absent, seconds=REBUILD_MS / 1000)
             timing.mark("P", "rebuild")
@@ -262,7 +240,7 @@ class Answers:
         now by default.
         """
         asked = [
-            _Asked(request, timing, self._filters.hidden(request.filter), None)
+            Asked(request, timing, self._filters.hidden(request.filter), None)
             for request, timing in zip(requests, timings, strict=True)
         ]
         since_ms = _monotonic_ms() if read_ms is None else read_ms
@@ -271,13 +249,13 @@ class Answers:
         assert ranked is not None, "nothing went on beside the caller"
         return ride.answers(ranked, self._parts[self.pipeline])
 
-    def _board(self, pipeline: Pipeline, asked: Sequence[_Asked], read_ms: float) -> _Ride:
+    def _board(self, pipeline: Pipeline, asked: Sequence[Asked], read_ms: float) -> _Ride:
         """Return the pass of these requests, before its first stage."""
         now_ms = clock.now_ms()
         timings = [one.timing for one in asked]
         for timing in timings:
             timing.mark("T", "wait")
-        queries = [self._query(one, now_ms, read_ms + DEADLINE_MS) for one in asked]
+        queries = [self._queries.of(one, now_ms, read_ms + DEADLINE_MS) for one in asked]
         for timing in timings:
             timing.mark("P", "lookup")
         passing = pipeline.begin([query for query, _ in queries])
@@ -354,92 +332,6 @@ class Answers:
                 continue
             self._advance(batch, ride, late=True)
             asyncio.get_running_loop().call_soon(self._pass)
-
-    def _query(self, asked: _Asked, now_ms: int, deadline_ms: float) -> tuple[Query, str | None]:
-        """Return the query of a request, and the name of what failed on the way to it."""
-        request = asked.request
-        if isinstance(request, SimilarRequest):
-            return self._like(request, asked.hidden, now_ms, deadline_ms)
-        visitor, trouble = self._visitor(request)
-        known = visitor.known if visitor is not None else no_history()
-        user = visitor.user if visitor is not None else None
-        forbidden = visitor.seen if visitor is not None and request.exclude_seen else _NO_ROWS
-        if not isinstance(request, RankRequest):
-            context, exclude = self._rows(request.items), self._rows(request.exclude_items)
-            if len(exclude) or (len(context) and request.exclude_seen):
-                shown = context if request.exclude_seen else _NO_ROWS
-                forbidden = distinct_rows(forbidden, shown, exclude)
-            if len(context):
-                # What was just looked at is newer than all that is stored, and stored nowhere.
-                known = _followed_by(known, context, now_ms)
-                user = None
-        arranged = asked.arranged
-        query = Query(
-            k=request.n or len(request.items),
-            now_ms=now_ms,
-            user=user,
-            history=known,
-            forbidden=forbidden,
-            hidden=asked.hidden,
-            deadline_ms=deadline_ms,
-            breadth=0 if arranged is None else breadth_of(request, request.n or 0),
-            arrangement=arranged,
-        )
-        return query, trouble
-
-    def _like(
-        self,
-        request: SimilarRequest,
-        hidden: NDArray[np.bool_] | None,
-        now_ms: int,
-        deadline_ms: float,
-    ) -> tuple[Query, str | None]:
-        visitor, trouble = self._visitor(request) if request.exclude_seen else (None, None)
-        itself = self._rows([request.item_id])
-        seen = _NO_ROWS if visitor is None else visitor.seen
-        query = query_like(
-            int(itself[0]) if len(itself) else 0,
-            self.pipeline,
-            k=request.n,
-            now_ms=now_ms,
-            forbidden=distinct_rows(seen, self._rows(request.exclude_items)),
-            hidden=hidden,
-            deadline_ms=deadline_ms,
-        )
-        return query, trouble
-
-    def _absent(self, request: ListRequest) -> int | None:
-        """Return the user whose state this request needs and nobody holds, if there is one."""
-        if isinstance(request, SimilarRequest):
-            return None
-        alone = isinstance(request, RecommendRequest) and bool(request.items)
-        visitor, _ = (None, None) if alone else self._visitor(request)
-        if visitor is None or not len(visitor.known) or self._states.contains(visitor.user):
-            return None
-        return visitor.user
-
-    def _visitor(self, request: ListRequest) -> tuple[Visitor | None, str | None]:
-        if request.user_id is None and request.session_id is None:
-            return None, None
-        try:
-            return self._visitors.find(request.user_id, request.session_id), None
-        except Exception:
-            # A log that cannot be read costs the history, not the answer.
-            logger.exception("the history of a visitor could not be read")
-            return None, "history"
-
-    def _rows(self, item_ids: list[str]) -> NDArray[np.int32]:
-        if not item_ids:
-            return _NO_ROWS
-        rows = self._catalog.rows(item_ids)
-        return rows[(rows > 0) & (rows < self._num_rows)]
-
-
-def _followed_by(history: History, rows: NDArray[np.int32], now_ms: int) -> History:
-    times_ms = np.full(len(rows), now_ms, np.int64)
-    return History(
-        np.concatenate([history.rows, rows]), np.concatenate([history.times_ms, times_ms])
-    )
 
 
 def _busy(what: str) -> ProblemError:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from ouzel.serving.answers import ListRequest
+from ouzel.serving.queries import ListRequest
 from ouzel.serving.wire import ShownItem, SimilarRequest
 
 LIST_BYTES = 16 << 20

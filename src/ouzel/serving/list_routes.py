@@ -17,13 +17,14 @@ from ouzel.events.types import Impression
 from ouzel.events.validation import check_id
 from ouzel.ranking.fusion import proposers
 from ouzel.retrieval.types import Candidates, Query
-from ouzel.serving.answers import Answer, ListRequest
+from ouzel.serving.answers import Answer
 from ouzel.serving.cache import Cache, asked, is_personal, list_bytes
 from ouzel.serving.engine import Engine
 from ouzel.serving.http import parameters, read_body, send_bytes, timing_of
 from ouzel.serving.ingest import check_nested
 from ouzel.serving.metrics import Metrics
 from ouzel.serving.problem import DECODE_ERRORS, FieldError, field_error, invalid, undecodable
+from ouzel.serving.queries import ListRequest
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import (
     ModelName,

@@ -28,13 +28,14 @@ from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline, Stage
 from ouzel.ranking.scoring import RankCandidates
 from ouzel.ranking.stages import EncodeUser, SearchIndex
-from ouzel.serving.answers import Answer, Answers, ListRequest
+from ouzel.serving.answers import Answer, Answers
 from ouzel.serving.engine import Engine
 from ouzel.serving.forward import Forward
 from ouzel.serving.frame import Frame, Short
 from ouzel.serving.link import Body, Counted, Head, Hello, Link, Message, Shown, Stop
 from ouzel.serving.list_routes import ListRoute
 from ouzel.serving.metrics import Metrics
+from ouzel.serving.queries import ListRequest
 from ouzel.serving.security import Access
 from ouzel.serving.timing import Timing
 from ouzel.serving.visitors import Visitors
