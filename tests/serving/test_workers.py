@@ -29,12 +29,23 @@ ROOT = Path(__file__).parents[2]
 USERS = [f"u{number}" for number in range(6)]
 
 
+MANY_FILES = """
+import os, sys
+for _ in range(int(sys.argv.pop(1))):
+    os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
+from ouzel.cli import main
+main(sys.argv[1:])
+"""
+
+
 @contextmanager
-def served(home: Path, *, workers: int = 3):
+def served(home: Path, *, workers: int = 3, files: int = 0):
+    """Yield the process and its port; it begins with so many `files` open, as some do."""
     port_file = home.parent / "port"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "ouzel.cli", "serve", home, "--port", "0", "--json", "-"),
+            *(sys.executable, "-c", MANY_FILES, str(files)),
+            *("serve", home, "--port", "0", "--json", "-"),
             *("--port-file", port_file, "--workers", str(workers)),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
@@ -135,6 +146,17 @@ def test_the_next_answer_knows_of_every_acknowledged_event_whoever_gives_it(home
     with EventLog.open(home / "events.db") as log:
         kinds = [type(event).__name__ for _, event in log.events(limit=100_000)]
     assert kinds.count("Impression") >= counts["recommend"] - counts["forwarded"]
+
+
+@pytest.mark.parametrize("files", [0, 7, 20])
+def test_readers_read_the_log_whatever_files_are_open(home, files):
+    """A connection to the log that was made before the fork would lock files of other numbers."""
+    with served(home, workers=2, files=files) as (_, port), Connections(port, 8) as connections:
+        for _ in range(5):
+            for user in USERS:
+                assert connections.json("/v1/recommend", {"user_id": user, "n": 3})["items"]
+        counts = connections.counts()
+        assert counts["recommend"] - counts.get("forwarded", 0) > 2 * len(USERS)
 
 
 def test_all_processes_give_one_answer(home):

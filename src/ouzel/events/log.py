@@ -49,15 +49,15 @@ class EventLog:
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, *, synchronous: str) -> None:
         self._path = path
-        self._writer = writer
-        self._reader = reader
+        self._synchronous = synchronous
+        self._connect()
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         self._catalog = Catalog()
         self._users: Users = {}
-        self._load_items(reader)
+        self._load_items(self._reader)
 
     @property
     def path(self) -> Path:
@@ -72,8 +72,7 @@ class EventLog:
 
         Raises: ValueError if the file is no log or was written by a newer Ouzel.
         """
-        writer = open_writer(Path(path), synchronous)
-        return cls(Path(path), writer, open_reader(Path(path)))
+        return cls(Path(path), synchronous=synchronous)
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +88,20 @@ class EventLog:
     def close(self) -> None:
         """Close the file; the log cannot be used afterwards."""
         with self._write_lock, self._read_lock:
-            self._reader.close()
-            self._writer.close()
+            self._disconnect()
+
+    @contextmanager
+    def let_go(self) -> Iterator[None]:
+        """Keep the file closed for a while: what SQLite knows of files does not survive a fork.
+
+        Who calls meanwhile waits.
+        """
+        with self._write_lock, self._read_lock:
+            self._disconnect()
+            try:
+                yield
+            finally:
+                self._connect()
 
     @property
     def catalog(self) -> Catalog:
@@ -230,6 +241,14 @@ class EventLog:
         for column in columns:
             sha.update(column.tobytes())
         return sha.hexdigest()
+
+    def _connect(self) -> None:
+        self._writer = open_writer(self._path, self._synchronous)
+        self._reader = open_reader(self._path)
+
+    def _disconnect(self) -> None:
+        self._reader.close()
+        self._writer.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Batch]:

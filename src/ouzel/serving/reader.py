@@ -224,6 +224,8 @@ class LocalAnswers:
         if user in self._states.lost:
             self._states.lost.discard(user)
             raise ElsewhereError
+        if user >= 0 and answer.degraded == RankCandidates.name:
+            raise ElsewhereError  # It was there for the search and had moved when it was ranked.
         return answer
 
     async def warm_up(self) -> None:
@@ -246,7 +248,10 @@ class LocalAnswers:
             raise ElsewhereError  # It may have come since the fork.
         if request.user_id is None and request.session_id is None:
             return -1
-        visitor = self._visitors.find(request.user_id, request.session_id)
+        try:
+            visitor = self._visitors.find(request.user_id, request.session_id)
+        except Exception as error:
+            raise ElsewhereError from error  # The writer knows how to go on without a history.
         if visitor is None or not len(visitor.known):
             return -1
         if self._states.directory.changes(visitor.user) is None:

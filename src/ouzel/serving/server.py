@@ -140,9 +140,12 @@ def _forked(engine: Engine, access: Access, address: tuple[str, int]) -> Workers
     """Return the readers of an engine, each on a core of its own if there are enough."""
     readers = Workers(engine)
     cores = core_numbers()
-    for number in range(1, engine.parts.workers):
-        core = set(cores[number % len(cores) :][:1]) if cores else set()
-        readers.fork(partial(_read, engine, access, address, core), _run_in_loop)
+    if engine.parts.workers == 1:
+        return readers
+    with engine.log.let_go():
+        for number in range(1, engine.parts.workers):
+            core = set(cores[number % len(cores) :][:1]) if cores else set()
+            readers.fork(partial(_read, engine, access, address, core), _run_in_loop)
     return readers
 
 
