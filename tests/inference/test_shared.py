@@ -153,6 +153,15 @@ def test_whom_a_reader_asks_about_is_not_the_next_to_give_way():
     assert not owner.states.contains(0)
 
 
+def test_who_is_asked_for_together_with_an_absent_user_does_not_give_way_to_him():
+    owner = Owner()
+    for user in range(SLOTS):
+        owner.states.query([user], owner.now_ms())
+    owner.reader.query([0, 1], owner.now_ms())  # user 2 alone has no second chance
+    _, known = owner.states.query([2, 3], owner.now_ms())
+    assert known == [True, True]
+
+
 def test_users_beyond_the_directory_are_not_in_it():
     directory = Directory(num_users=2)
     for act in (directory.change, directory.withdraw, lambda user: directory.publish(user, 1)):

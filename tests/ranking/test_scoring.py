@@ -23,6 +23,7 @@ class Ranker:
     """Prefers low rows by `interact` and high rows by `like`; may be made to fail."""
 
     actions = ("interact", "like")
+    num_rows = N
 
     def __init__(self):
         self.asked, self.spoilt, self.gone, self.error = [], set(), set(), None

@@ -95,6 +95,8 @@ def test_lists_are_arranged_in_python_as_over_http(trained: Path) -> None:
     drawn = recommender.recommend(["user 1"], k=5, explore={"temperature": 50, "seed": 1})
     assert drawn["item_id"].to_list() != plain
     assert drawn["propensity"].is_between(0, 1).all()
+    twice = recommender.recommend(["user 1"] * 2, k=5, explore={"temperature": 50, "seed": 1})
+    assert twice["item_id"][:5].to_list() != twice["item_id"][5:].to_list()  # drawn each by itself
     with pytest.raises(ValueError, match="no item has a field 'shop'"):
         recommender.recommend(["user 1"], caps={"shop": 1})
 

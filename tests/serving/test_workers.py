@@ -229,6 +229,21 @@ def test_all_processes_refuse_alike(home):
             assert len(names) == 1
 
 
+def test_listeners_at_any_process_hear_the_stream_and_do_not_keep_the_server_from_ending(home):
+    with served(home, workers=2) as (process, port):
+        listening = [http.client.HTTPConnection("127.0.0.1", port, timeout=20) for _ in range(6)]
+        for one in listening:
+            one.request("GET", "/v1/stream")
+            answer = one.getresponse()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert b"tick" in b"".join(answer.readline() for _ in range(4))
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=15)
+        assert (process.returncode, err) == (0, "")
+        for one in listening:
+            one.close()
+
+
 def test_the_others_go_on_without_a_reader_that_died(home):
     with served(home, workers=2) as (process, port):
         children = subprocess.run(

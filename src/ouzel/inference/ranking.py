@@ -70,6 +70,11 @@ class StateRanker:
         self._tables = (np.ascontiguousarray(vectors_ND), np.ascontiguousarray(items_NF))
         self._scratch: StatePool | None = None
 
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows it knows, padding included."""
+        return len(self._tables[0])
+
     def over(self, states: Stored) -> Self:
         """Return the same ranker over other states of the same Bundle."""
         vectors_ND, items_NF = self._tables

@@ -91,6 +91,7 @@ class SharedStates:
         self.directory = directory
         self._encoder = HistoryEncoder(graphs, batch_size=1)
         self.lost: set[int] = set()
+        self.hits = 0
 
     def contains(self, user: int) -> bool:
         """Return whether the current state of the user can be read."""
@@ -115,6 +116,7 @@ class SharedStates:
             for place, unmoved in zip(list(held), still.tolist(), strict=True):
                 if not unmoved or self.directory.slot(users[place]) != held[place]:
                     del held[place]
+        self.hits += len(held)
         self.lost.update(user for place, user in enumerate(users) if place not in held)
         return vectors_BD, [place in held for place in range(len(users))]
 

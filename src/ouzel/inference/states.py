@@ -232,6 +232,9 @@ class UserStates:
         self.stats.hits += len(present)
         self._apply_pending(present)
         missing = [user for user in distinct if user not in self.pool]
+        if missing:
+            # Who is here already must not give way to those who come in with them.
+            self.pool.used_S[[self.pool.slot(user) for user in present if user in self.pool]] = 1
         self.stats.misses += len(missing)
         self._rebuild(missing)
         return [user in self.pool for user in users]

@@ -6,7 +6,7 @@ the same stages: what finds, filters and scores there does so here too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,21 @@ class Paths:
     def overruns(self) -> dict[str, int]:
         """Return how often each stage was over its budget, on any path."""
         return _sums([pipeline.overruns for pipeline in self.all])
+
+    def take_counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return failures and overruns of stages, on any path, and begin anew."""
+        taken = self.failures, self.overruns
+        for pipeline in self.all:
+            for counts in (pipeline.failures, pipeline.overruns):
+                counts.update(dict.fromkeys(counts, 0))
+        return taken
+
+    def add_counts(self, failures: Mapping[str, int], overruns: Mapping[str, int]) -> None:
+        """Add what another process counted, to the path of most requests."""
+        ours = (self.standard.failures, self.standard.overruns)
+        for counts, theirs in zip(ours, (failures, overruns), strict=True):
+            for name in counts.keys() & theirs.keys():
+                counts[name] += theirs[name]
 
 
 def paths(

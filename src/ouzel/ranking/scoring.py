@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Protocol
 
@@ -14,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.inference.ranking import Asking, Stored
-from ouzel.ranking.pipeline import Kind, Stage, Work
+from ouzel.ranking.pipeline import BUDGET_MS, Kind, Stage, Work
 from ouzel.retrieval.types import Candidates, Query
 
 BREADTH = 500
 """Candidates that are scored for a list."""
 
-SCORE_BUDGET_MS = 50.0
-"""What scoring may cost a query; 500 candidates against a full history take 2 ms on one core."""
+SCORE_BUDGET_MS = BUDGET_MS
+"""What scoring may cost a query: 500 candidates against a state that is held take 2 ms on one core,
+a session is encoded first."""
 
 
 class ScoresCandidates(Protocol):
@@ -30,6 +32,11 @@ class ScoresCandidates(Protocol):
     @property
     def actions(self) -> tuple[str, ...]:
         """Return the names of the actions, in the order of the logits."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows it knows, padding included."""
         ...
 
     def logits(
@@ -76,7 +83,8 @@ class RankCandidates(Stage):
 
     The score of a candidate becomes the weighted sum of its logits. Where there is no ranking (the
     state is gone, the ranker raises or gives NaN) the order of the sources stays.
-    What was asked for by the vector of an item has that order on purpose.
+    What was asked for by the vector of an item, or by weights of sources, has that order on
+    purpose. Items that came after the model are last.
     """
 
     name = "ranker"
@@ -106,20 +114,29 @@ class RankCandidates(Stage):
         places = [
             at
             for at, (query, found) in enumerate(zip(work.queries, work.found, strict=True))
-            if len(found) and query.vector is not None and not query.source
+            if len(found) and _wanted(query)
         ]
         if not places:
             return work
         asking = [_asking(work.queries[at]) for at in places]
         lists = [work.found[at] for at in places]
-        logits_BKA, known = self.ranker.logits(asking, _padded(lists))
+        rows_BK = _padded(lists)
+        late_BK = rows_BK >= self.ranker.num_rows
+        logits_BKA, known = self.ranker.logits(asking, np.where(late_BK, 0, rows_BK))
         scores_BK = logits_BKA @ self._weights_A
         found = list(work.found)
-        for at, candidates, scores_K, ranked in zip(places, lists, scores_BK, known, strict=True):
-            if ranked:
-                found[at] = _in_order(candidates, scores_K[: len(candidates)])
+        for line, (at, candidates) in enumerate(zip(places, lists, strict=True)):
+            if known[line]:
+                size = len(candidates)
+                found[at] = _in_order(candidates, scores_BK[line, :size], late_BK[line, :size])
         late = tuple(at for at, ranked in zip(places, known, strict=True) if not ranked)
         return Work(work.queries, tuple(found), late)
+
+
+def _wanted(query: Query) -> bool:
+    """Return whether the order of a list is the ranker's business."""
+    weighed = query.arrangement is not None and query.arrangement.weights is not None
+    return query.vector is not None and not query.source and not weighed
 
 
 def _asking(query: Query) -> Asking:
@@ -135,10 +152,15 @@ def _padded(lists: Sequence[Candidates]) -> NDArray[np.int64]:
     return rows_BK
 
 
-def _in_order(candidates: Candidates, scores_K: NDArray[np.float32]) -> Candidates:
+def _in_order(
+    candidates: Candidates, scores_K: NDArray[np.float32], late_K: NDArray[np.bool_]
+) -> Candidates:
+    """Return the candidates by their scores; `late_K`, of which the ranker knows nothing, last."""
     if not np.isfinite(scores_K).all():
         raise ValueError("the ranker gave a score with NaN or infinity: train again")
-    order = np.argsort(-scores_K, kind="stable")
-    return Candidates(
-        candidates.rows_K[order], scores_K[order], candidates.sources_K[order], candidates.names
-    )
+    if late_K.all():
+        return candidates
+    if late_K.any():
+        scores_K = np.where(late_K, scores_K[~late_K].min() - 1, scores_K)
+    order = np.lexsort((-scores_K, late_K))
+    return replace(candidates, scores_K=scores_K.astype(np.float32)).take(order)

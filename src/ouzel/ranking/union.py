@@ -30,15 +30,6 @@ UNSCORED = "unscored"
 """Source name of items that the model has no vector for: they come last, as they were sent."""
 
 
-def breadth(query: Query) -> int:
-    """Return how many candidates a query wants gathered.
-
-    >>> breadth(Query(k=5, now_ms=0)), breadth(Query(k=5, now_ms=0, breadth=40))
-    (5, 40)
-    """
-    return max(query.k, query.breadth)
-
-
 class Propose(Stage):
     """Adds what one source proposes, each item once and with all who proposed it.
 
@@ -72,10 +63,10 @@ class Propose(Stage):
         if weights is not None:
             asked = weights.get(self.name, 0.0) > 0
         else:
-            asked = not self._extra and len(found) < breadth(query)
+            asked = not self._extra and len(found) < query.gathered
         if not asked or (self._needs_history and not len(query.history)):
             return found
-        return unite(found, self._source.candidates(query, breadth(query)))
+        return unite(found, self._source.candidates(query, query.gathered))
 
 
 class Fuse(Stage):
@@ -95,7 +86,7 @@ class Fuse(Stage):
         pinned_K = np.isin(found.rows_K, list(query.arrangement.pins))
         weights = query.arrangement.weights
         if weights is None:
-            return found.take(_widest(np.arange(len(found)), pinned_K, breadth(query)))
+            return found.take(_widest(np.arange(len(found)), pinned_K, query.gathered))
         named = [weights.get(SEQUENCE if name == SESSION else name, 0.0) for name in found.names]
         # Whoever has no weight proposed nothing, searched for or not.
         ranks_KS = np.where(np.asarray(named) > 0, ranks(found), 0).astype(np.int16)
@@ -106,7 +97,7 @@ class Fuse(Stage):
         order = kept[np.argsort(-fused_K[kept], kind="stable")]
         lowest = fused_K[fused_K > 0].min(initial=1.0) / 2
         found = scored(found, np.log(np.maximum(fused_K, lowest)))
-        return found.take(_widest(order, pinned_K, breadth(query)))
+        return found.take(_widest(order, pinned_K, query.gathered))
 
 
 class OwnCandidates(Stage):

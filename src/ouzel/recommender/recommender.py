@@ -217,13 +217,14 @@ class Recommender:
         return target
 
     @classmethod
-    def load(cls, folder: Path | str) -> Recommender:
-        """Return the recommender that lives in `folder`.
+    def load(cls, folder: Path | str, *, weights: Mapping[str, float] | None = None) -> Recommender:
+        """Return the recommender that lives in `folder`, with these weights of its ranker.
 
         Raises:
-            ValueError: there is no trained model in it, or it is damaged.
+            ValueError: there is no trained model in it, or it is damaged, or its ranker does not
+                know an action of `weights`.
         """
-        recommender = cls(folder)
+        recommender = cls(folder, weights=weights)
         recommender._open()
         return recommender
 
@@ -232,7 +233,7 @@ class Recommender:
         from ouzel.serving.server import serve
 
         self._close()
-        serve(self.home.root, host=host, port=port)
+        serve(self.home.root, host=host, port=port, weights=self._weights)
 
     def _open(self) -> _Answering:
         if self._answering is None:
@@ -276,13 +277,17 @@ class _Answering:
         """Return the candidates of each user, best first: `query` says all but who asks."""
         if not user_ids:
             return ()
-        queries = [self._of_user(user_id, query, exclude_seen) for user_id in user_ids]
+        queries = [
+            self._of_user(user_id, query, exclude_seen, place)
+            for place, user_id in enumerate(user_ids)
+        ]
         arranged = query.arrangement
         path = self._pipeline
         if arranged is not None:
             path = self._paths.union if arranged.own_K is None else self._paths.rank
         # A ranker reads the states of a whole pass, so they must all fit into the pool.
-        parts = (queries[at : at + MAX_PASS] for at in range(0, len(queries), MAX_PASS))
+        step = min(MAX_PASS, self._states.pool.num_slots)
+        parts = (queries[at : at + step] for at in range(0, len(queries), step))
         return [found for part in parts for found in path.run(part).found]
 
     def arranged(
@@ -320,11 +325,12 @@ class _Answering:
         ]
         return self._pipeline.run(queries).found if queries else ()
 
-    def _of_user(self, user_id: str, query: Query, exclude_seen: bool) -> Query:
+    def _of_user(self, user_id: str, query: Query, exclude_seen: bool, place: int) -> Query:
         user = self.log.user_row(user_id)
         history = no_history() if user is None else self.log.history(user)
         seen = distinct_rows(history.rows if exclude_seen else no_history().rows)
-        return replace(query, user=user, history=history, forbidden=seen)
+        arranged = None if query.arrangement is None else query.arrangement.of_place(place)
+        return replace(query, user=user, history=history, forbidden=seen, arrangement=arranged)
 
 
 def _asked(arranging: dict[str, Any], kind: type[Asked]) -> Asked:

@@ -6,7 +6,7 @@ Shape legend: N = catalogue rows, K = candidates, R = rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -67,3 +67,15 @@ class Arrangement:
     pins: Mapping[int, int] = field(default_factory=dict)
     boosts: tuple[Boost, ...] = ()
     explore: Explore | None = None
+
+    def of_place(self, place: int) -> Arrangement:
+        """Return what the list at `place` of many that are asked alike is to be: drawn by itself.
+
+        >>> drawn = Arrangement(explore=Explore(temperature=1.0, seed=7))
+        >>> drawn.of_place(0).explore == drawn.of_place(1).explore
+        False
+        """
+        if self.explore is None:
+            return self
+        seed = np.random.SeedSequence([self.explore.seed, place]).generate_state(1, np.uint64)
+        return replace(self, explore=replace(self.explore, seed=int(seed[0])))

@@ -100,22 +100,6 @@ class Engine(Search, Protocol):
         ...
 
 
-class Index(Search, Protocol):
-    """Item vectors by row that can be changed and stored: `LiveIndex` over any engine."""
-
-    def add(self, rows_M: NDArray[np.int32], vectors_MD: NDArray[np.float32]) -> None:
-        """Put or replace the vectors of `rows_M`; the index grows as far as rows reach."""
-        ...
-
-    def remove(self, rows_M: NDArray[np.int32]) -> None:
-        """Make `rows_M` unfindable until they are added again."""
-        ...
-
-    def to_tensors(self) -> dict[str, NDArray[np.generic]]:
-        """Return the arrays that hold all of it."""
-        ...
-
-
 def check_search(
     queries_BD: NDArray[np.float32],
     k: int,

@@ -89,7 +89,7 @@ class _State:
 
 
 class LiveIndex:
-    """An engine whose rows can be changed while threads search; keeps the `Index` promise.
+    """An engine whose rows can be changed while threads search; a `Search`.
 
     >>> index = LiveIndex(ExactIndex(np.array([[9, 9], [1, 0], [0, 1]], np.float32)))
     >>> index.add(np.array([4], np.int32), np.array([[3, 3]], np.float32))

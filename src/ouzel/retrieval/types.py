@@ -37,7 +37,7 @@ class Query:
 
     `user` is the log's user row (None: session or anonymous). `history` may be empty. `vector`
     (D,) float32 is the encoded query, None where no model applies. `k` is the length of the
-    list wanted in the end, `breadth` the candidates to gather before they are scored; 0: k.
+    list wanted in the end.
     `forbidden` are the int32 rows that must not be shown, sorted, each
     once (see `distinct_rows`), and `hidden` (N,) says of every row whether nobody may see it (None:
     all may be seen). `source` names what is found by `vector`; if empty, by whose vector it is.

@@ -43,6 +43,7 @@ def build_app(engine: Engine, access: Access, workers: Workers | None = None) ->
                 await workers.start(frame)
             yield
         finally:
+            engine.stream.close()  # A listener at a reader would keep that from ending.
             if workers is not None:
                 await workers.close()
             await engine.close()

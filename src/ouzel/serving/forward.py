@@ -12,13 +12,14 @@ from starlette.types import Receive, Scope, Send
 from ouzel.serving.events_route import MAX_EVENTS_BODY_BYTES
 from ouzel.serving.http import MAX_BODY_BYTES, read_body, timing_of
 from ouzel.serving.link import Asked, Body, Gone, Head, Headers, Link
+from ouzel.serving.metrics import FORWARDED
 from ouzel.serving.problem import ProblemBody, ProblemError
 
 MAX_UNDER_WAY = 4096
 """Most requests of one reader that the writer may have at once."""
 
-ROUTE = "forwarded"
-"""What the metrics call these requests in the reader; the writer counts them by their route."""
+STUCK_SECONDS = 20.0
+"""How long a client may leave unread what fills all buffers."""
 
 _OWN = frozenset({b"server-timing", b"x-content-type-options", b"cache-control"})
 """Headers that the frame of the reader puts on every answer itself."""
@@ -38,18 +39,24 @@ class Forward:
         """Pass one request on, and its answer back as it comes."""
         if scope["type"] != "http":
             return
-        timing_of(scope).route = ROUTE
+        timing_of(scope).route = FORWARDED
         events = scope["path"] == "/v1/events"
         limit = MAX_EVENTS_BODY_BYTES if events else MAX_BODY_BYTES
         number, parts = self._ask(scope, await read_body(scope, receive, limit=limit))
         leaving = asyncio.ensure_future(_left(receive))
         # Who leaves ends the wait for parts: an answer may be one that never ends.
         leaving.add_done_callback(lambda _: parts.put_nowait(None))
-        ended = False
+        begun = ended = False
         try:
             while not ended and (part := await parts.get()) is not None:
-                ended = isinstance(part, Body) and not part.more
-                await send(_http(part))
+                begun, ended = True, isinstance(part, Body) and not part.more
+                async with asyncio.timeout(STUCK_SECONDS):
+                    await send(_http(part))
+            if not begun and not leaving.done():
+                raise _gone()
+        except TimeoutError:
+            # Its buffers are full, so that it could not even be told the end.
+            scope.get("ouzel.hang_up", _nothing)()
         finally:
             leaving.cancel()
             self._end(number, gone=not ended)
@@ -60,7 +67,7 @@ class Forward:
         Raises:
             ProblemError: what the writer refused, or 503 if it has gone or has too much to do.
         """
-        timing_of(scope).route = ROUTE
+        timing_of(scope).route = FORWARDED
         number, parts = self._ask(scope, body)
         status, headers, found, more = 0, Headers(), b"", True
         try:
@@ -75,7 +82,7 @@ class Forward:
                     raise _gone()
         finally:
             self._end(number, gone=more)
-        timing_of(scope).mark("T", ROUTE)
+        timing_of(scope).mark("T", FORWARDED)
         if status != 200:
             raise _problem(status, headers, found)
         return found
@@ -98,6 +105,8 @@ class Forward:
                 f"{len(self._under_way)} requests wait for the writer: try again later",
                 headers=[(b"retry-after", b"1")],
             )
+        if not self._link.open_to_talk:
+            raise _gone()
         number = next(self._numbers)
         parts = self._under_way[number] = asyncio.Queue()
         self._link.send(
@@ -139,6 +148,10 @@ def _problem(status: int, headers: Headers, body: bytes) -> ProblemError:
     told = _decode_problem(body)
     kept = [pair for pair in _others(headers) if not pair[0].startswith(b"content-")]
     return ProblemError(status, told.detail, errors=told.errors, headers=kept)
+
+
+def _nothing() -> None:
+    """Do nothing: some connections cannot be hung up."""
 
 
 def _gone() -> ProblemError:

@@ -52,9 +52,15 @@ class Shown(_Message, frozen=True):
 
 
 class Counted(_Message, frozen=True):
-    """A reader: this happened since I told you last."""
+    """A reader: this happened since I told you last.
+
+    `hits` are states that were found; `failures` and `overruns` are those of stages, by name.
+    """
 
     counts: Counts
+    hits: int
+    failures: dict[str, int]
+    overruns: dict[str, int]
 
 
 class Head(_Message, frozen=True):
@@ -119,6 +125,11 @@ class Link(asyncio.Protocol):
         """Tell that nothing will come any more; the event loop calls this."""
         self._transport = None
         self._lost()
+
+    @property
+    def open_to_talk(self) -> bool:
+        """Return whether there is somebody at the other end."""
+        return self._transport is not None
 
     def send(self, message: Message) -> None:
         """Say something; to nobody, if the other end has gone."""

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events import clock
-from ouzel.serving.metrics import Histograms, Metrics, quantile_ms
+from ouzel.serving.metrics import FORWARDED, Histograms, Metrics, quantile_ms
 
-LISTS = ("recommend", "similar", "popular")
+LISTS = ("recommend", "similar", "popular", "rank")
 """The routes whose parts and stages are told together."""
 
 STATES, CACHES, NOW = "ouzel_states", "ouzel_cache", "ouzel_now"
@@ -164,8 +164,9 @@ class Live:
         metrics = self._metrics
         metrics.count()
         statuses: defaultdict[int, int] = defaultdict(int)
-        for (_, status), count in metrics.requests.items():
-            statuses[status // 100] += count
+        for (route, status), count in metrics.requests.items():
+            if route != FORWARDED:  # The writer counts them by their own.
+                statuses[status // 100] += count
         return _Reading(
             self._monotonic(),
             {

@@ -34,6 +34,9 @@ _BOUNDS_MS = np.array(BOUNDS_MS)
 MOST_NOTED = 64
 """Answers that are noted before they are counted: these take under a millisecond."""
 
+FORWARDED = "forwarded"
+"""The route of what another process of the server answered, which counts it by its own."""
+
 Reading = Callable[[], Mapping[str, float]]
 """Gives the present values of a family, by the value of its label; "" for the one without."""
 

@@ -151,7 +151,7 @@ class Reader:
         if self._counting is not None:
             self._counting.cancel()
         self.writer.flush()
-        self.link.send(Counted(self.metrics.take()))
+        self._tell_counts()
         self.link.close()
 
     def app(self, access: Access) -> ASGIApp:
@@ -172,8 +172,12 @@ class Reader:
         self.writer.flush()
         return await self.forward.fetch(dict(scope), body)
 
+    def _tell_counts(self) -> None:
+        hits, failures, overruns = self.answers.take_counts()
+        self.link.send(Counted(self.metrics.take(), hits, failures, overruns))
+
     def _count(self) -> None:
-        self.link.send(Counted(self.metrics.take()))
+        self._tell_counts()
         loop = asyncio.get_running_loop()
         self._counting = loop.call_later(COUNT_SECONDS, self._count)
 
@@ -227,6 +231,12 @@ class LocalAnswers:
         if user >= 0 and answer.degraded == RankCandidates.name:
             raise ElsewhereError  # It was there for the search and had moved when it was ranked.
         return answer
+
+    def take_counts(self) -> tuple[int, dict[str, int], dict[str, int]]:
+        """Return states found, failures and overruns by stage since the last call."""
+        hits, self._states.hits = self._states.hits, 0
+        failures, overruns = self._answers.paths.take_counts()
+        return hits, failures, overruns
 
     async def warm_up(self) -> None:
         """Answer a few requests, so that the first real one finds everything in place."""

@@ -90,9 +90,10 @@ class Workers:
                 for reader in self._readers:
                     await reader.hello.wait()
         except TimeoutError:
-            raise RuntimeError(
-                f"{len(self._readers) - self.alive} workers did not come up: see the log"
-            ) from None
+            pass  # Those that have come up by now are counted.
+        if self.alive < len(self._readers):
+            missing = len(self._readers) - self.alive
+            raise RuntimeError(f"{missing} workers did not come up: see the log")
 
     async def close(self) -> None:
         """Let the readers answer what is under way, then end them."""
@@ -101,6 +102,9 @@ class Workers:
             if reader.link is not None:
                 reader.link.send(Stop())
         for reader in self._readers:
+            if reader.link is None:
+                reader.end.close()  # Which is what it waits for.
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_SECONDS):
                     await reader.ended.wait()
@@ -124,6 +128,8 @@ class Workers:
                     self._engine.writer.append_later(impression)
             elif isinstance(message, Counted):
                 self._engine.metrics.add(message.counts)
+                self._engine.parts.states.stats.hits += message.hits
+                self._engine.answers.paths.add_counts(message.failures, message.overruns)
             elif isinstance(message, Hello):
                 reader.alive = True
                 reader.hello.set()
@@ -135,6 +141,7 @@ class Workers:
             if not self._stopping:
                 logger.error("a worker has gone: the others go on without it")
             reader.alive = False
+            reader.hello.set()  # Nobody need wait for it.
             reader.ended.set()
             for task in reader.asked.values():
                 task.cancel()
