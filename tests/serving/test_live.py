@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ouzel.serving.live import Live, Spread
-from ouzel.serving.metrics import BOUNDS_MS, Family, Histogram, Metrics, quantile_ms
+from ouzel.serving.metrics import (
+    BOUNDS_MS,
+    FORWARDED,
+    Family,
+    Histogram,
+    Metrics,
+    quantile_ms,
+)
 from ouzel.serving.timing import Timing
 
 
@@ -52,6 +59,15 @@ def test_refusals_failures_and_degraded_lists_are_told_apart():
     metrics.degraded["state"] += 3
     tick = live.tick()
     assert (tick.requests, tick.refused, tick.failed, tick.degraded) == (4, 2, 1, 3)
+
+
+def test_what_another_process_answered_counts_once():
+    metrics = Metrics()
+    live = live_of(metrics, seconds=1.0)
+    answered(metrics, route=FORWARDED)
+    answered(metrics, route="recommend")
+    tick = live.tick()
+    assert tick.requests == 1 and set(tick.answers) == {"recommend"}
 
 
 def test_parts_and_stages_are_those_of_lists():

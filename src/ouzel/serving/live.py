@@ -177,7 +177,11 @@ class Live:
                 "degraded": sum(metrics.degraded.values()),
             },
             _of_lists(metrics.answers),
-            {key: histogram.counts.copy() for key, histogram in metrics.answers.items()},
+            {
+                key: histogram.counts.copy()
+                for key, histogram in metrics.answers.items()
+                if key[0] != FORWARDED
+            },
             _of_lists(metrics.parts),
             _of_lists(metrics.stages),
             dict(self._family(STATES)),
