@@ -157,7 +157,8 @@ def ask_everything(address: str) -> None:
 def test_a_server_has_the_threads_of_the_table_and_its_child_has_one(home):
     # What is said here must not be heard: of 7 for each library the count would be over.
     with served(home, **dict.fromkeys(ONE_THREAD, "7")) as (process, address):
-        assert LOOP + RUNTIME + WRITER <= threads(process.pid) <= MOST
+        # ONNX Runtime's own thread is there on some machines only.
+        assert LOOP + WRITER <= threads(process.pid) <= MOST
         ask_everything(address)
         assert threads(process.pid) <= MOST
         assert [threads(child) for child in children(process.pid)] in ([], [1])

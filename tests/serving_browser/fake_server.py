@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class Fake:
         self.key: str | None = None
         self.ticks: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.stream_status = 200
+        self.connections: list[socket.socket] = []
 
     def bodies(self, path: str) -> list[Any]:
         """Return the bodies posted to `path`."""
@@ -95,6 +97,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.fake.connections.append(self.connection)
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -211,3 +217,7 @@ def running(port: int = 0) -> Iterator[tuple[str, Fake]]:
         server.shutdown()
         thread.join()
         server.server_close()
+        # A browser keeps connections: one that outlived its server would answer in its place.
+        for connection in fake.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
