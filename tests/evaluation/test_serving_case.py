@@ -78,7 +78,6 @@ def test_the_row_carries_the_rate_that_was_held(spec):
     assert row["p99_mark_ms"] == 10.0
     assert row["seconds"] == QUICK.hold_s
     assert row["p99_ms"] == row["event_p99_ms"] == 4.0
-    assert row["rss_mb"] == 210.0
     assert row["server_cpu_ms_per_request"] == 0.7
     assert row["trials"] == len(runs)
     assert {asked.mark_ms for asked in runs} == {10.0}

@@ -17,10 +17,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ouzel.bundle.bundle import load_bundle
+from ouzel.bundle.manifest import Precision
 from ouzel.bundle.store import BundleStore
 from ouzel.cli import machine
 from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
-from ouzel.cli.benchmarking.peer import BENCH, TUNINGS, Peer, Tuning
+from ouzel.cli.benchmarking.peer import BENCH, RIVALS, TUNINGS, Peer, Rival, Tuning
+from ouzel.cli.benchmarking.served import home_row
 from ouzel.cli.benchmarking.states import state_rows
 from ouzel.cli.printing.output import emit, progress
 from ouzel.evaluation.ingestion import measure_ingestion
@@ -36,6 +38,7 @@ from ouzel.evaluation.serving_case import (
     gauge,
     load_spec,
     rate_rows,
+    server_row,
     sustained_row,
     unloaded_ms,
     visible_row,
@@ -47,7 +50,7 @@ from ouzel.inference.pool import slot_bytes
 
 EXAMPLE = "ouzel benchmark serving --case 100k --peer --json -"
 
-Case = Literal["10k", "100k", "1m", "visible", "events", "append-s", "append-l", "append-xl"]
+Case = Literal["10k", "100k", "1m", "10m", "visible", "events", "append-s", "append-l", "append-xl"]
 
 STATES = {"append-s": "S", "append-l": "L", "append-xl": "XL"}
 """The cases of the topic `states`, with the preset that each measures."""
@@ -56,6 +59,7 @@ SCALES = {
     "10k": Scale(num_items=10_000, num_live=10_000, num_cold=5_000),
     "100k": Scale(num_items=100_000, num_live=10_000, num_cold=5_000),
     "1m": Scale(num_items=1_000_000, num_live=10_000, num_cold=5_000),
+    "10m": Scale(num_items=10_000_000, num_live=10_000, num_cold=5_000),
 }
 VISIBLE_SCALE = "100k"
 QUICK_SHARE = 20
@@ -66,11 +70,13 @@ MARKS_MS = {
     "10k": (4.0, RATIO_MARK_MS),
     "100k": (5.0, 10.0, RATIO_MARK_MS),
     "1m": (15.0, RATIO_MARK_MS),
+    "10m": (RATIO_MARK_MS,),
 }
 """In how many milliseconds 99.9 % are to be answered, by case."""
 
 WITHOUT_RATES = ("visible", "events")
 START_RATE = 400.0
+START_RATES = {"10m": 50.0}
 VISIBLE_RATE = 300.0
 MOST_RATE = 100_000.0
 KEEPING_UP = 0.9
@@ -78,8 +84,10 @@ KEEPING_UP = 0.9
 
 SHOWN = (
     "system", "case", "workers", "tuning", "p99_mark_ms", "rate", "requests_per_s", "times_peer",
-    "p50_ms", "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "next_answer_share",
-    "degraded", "events_per_s", "states_behind_s", "rss_mb", "server_cpu_ms_per_request",
+    "times_ray_serve",
+    "p50_ms", "p99_ms", "stolen_share", "unloaded_p50_ms", "index_recall@10", "index_recall@100",
+    "next_answer_share", "degraded", "events_per_s", "states_behind_s", "start_to_ready_s",
+    "rss_mb", "server_cpu_ms_per_request",
     "weights", "states", "query_p50_ms", "encode_p50_ms", "state_bytes", "vector_cosine",
 )  # fmt: skip
 """The columns that people compare; the JSON has them all."""
@@ -91,13 +99,13 @@ def command(
         typer.Argument(help="What to measure: the server, or user states alone, on one thread."),
     ],
     case: Annotated[
-        Case | None, typer.Option(help="One case; all but 1m if it is left out.")
+        Case | None, typer.Option(help="One case; all but 1m and 10m if it is left out.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Seconds instead of minutes; the figures are rough.")
     ] = False,
     peer: Annotated[
-        bool, typer.Option("--peer", help="Measure FastAPI with eager torch in the same run.")
+        bool, typer.Option("--peer", help="Measure eager torch under FastAPI and Ray Serve too.")
     ] = False,
     rates: Annotated[
         str | None,
@@ -112,6 +120,12 @@ def command(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes of Ouzel's server, as of `ouzel serve`.")
     ] = 1,
+    state_precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Of the states of random weights, int8 if left out; a trained home has its own."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of catalogue, histories and arrivals.")] = 0,
     json: Annotated[
         str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
@@ -124,20 +138,21 @@ def command(
     if (topic == "states") != (case in STATES if case is not None else topic == "states"):
         raise typer.BadParameter(f"--case {case} is not one of the topic {topic}")
     if topic == "states":
-        if peer or rates is not None or model_from is not None or workers != 1:
-            raise typer.BadParameter(
-                "--peer, --rates, --model-from and --workers are of the topic serving"
-            )
+        given_of_serving = (rates, model_from, state_precision)
+        if peer or workers != 1 or any(option is not None for option in given_of_serving):
+            raise typer.BadParameter("the topic states takes --case, --quick, --seed and --json")
         names = tuple(STATES) if case is None else (case,)
         _emit([row for name in names for row in _states(name, quick, seed)], topic, seed, json)
         return
+    if model_from is not None and state_precision is not None:
+        raise typer.BadParameter("--model-from has states of its own: leave --state-precision out")
     given = None if rates is None else _rates(rates)
     rows: list[Row] = []
     if given is not None and case in WITHOUT_RATES:
-        raise typer.BadParameter("--rates is for the cases 10k, 100k and 1m: leave one of both out")
+        raise typer.BadParameter("--rates is for 10k, 100k, 1m and 10m: leave one of both out")
     every = ("10k", "100k") if given is not None else ("10k", "100k", *WITHOUT_RATES)
     for name in every if case is None else (case,):
-        run = Run(QUICK if quick else FULL, model_from, seed, workers, given)
+        run = Run(QUICK if quick else FULL, model_from, state_precision, seed, workers, given)
         rows += _case(name, run, peer=peer)
     _emit(rows, topic, seed, json)
 
@@ -192,6 +207,7 @@ class Run:
 
     effort: Effort
     model_from: Path | None
+    states: Precision | None
     seed: int
     workers: int
     rates: Sequence[float] | None
@@ -201,30 +217,33 @@ def _case(name: str, run: Run, *, peer: bool) -> Iterator[Row]:
     scale = SCALES.get(name, SCALES[VISIBLE_SCALE])
     if run.effort is QUICK:
         scale = Scale(scale.num_items, scale.num_live // QUICK_SHARE, scale.num_cold // QUICK_SHARE)
-    folder, work = _home(scale, run.model_from, run.seed)
+    folder, work = _home(scale, run)
     about = {"case": name, "num_items": work.num_items, "num_users": work.num_live}
     if name in WITHOUT_RATES:
         measured = _visible if name == "visible" else _events
         yield {"system": "ouzel", **about, "workers": run.workers, **measured(folder, work, run)}
         return
-    ouzel = list(_ouzel(folder, work, run, MARKS_MS[name]))
-    if peer and run.rates is not None:
-        ouzel += _peer_at_rates(folder, work, run, run.rates)
-    elif peer:
-        best, tried = _peer(folder, work, run)
+    ouzel = list(_ouzel(name, folder, work, run))
+    peers: list[Row] = []
+    for rival in RIVALS if peer else ():
+        if run.rates is not None:
+            peers += _peer_at_rates(rival, folder, work, run)
+            continue
+        best, tried = _peer(rival, folder, work, run)
         for row in ouzel:
             if row["p99_mark_ms"] == RATIO_MARK_MS and best["requests_per_s"]:
-                row["times_peer"] = row["requests_per_s"] / best["requests_per_s"]
-        ouzel += [best, *tried]
-    for row in ouzel:
+                row[rival.ratio] = row["requests_per_s"] / best["requests_per_s"]
+        peers += [best, *tried]
+    for row in ouzel + peers:
         yield {"system": row.pop("system", "ouzel"), **about, **row}
 
 
-def _home(scale: Scale, model_from: Path | None, seed: int) -> tuple[Path, Workload]:
+def _home(scale: Scale, run: Run) -> tuple[Path, Workload]:
     """Return the home of a scale and its workload, from `.bench/homes` if it was made before."""
-    origin, model = partial(random_origin, seed=seed), "random"
-    if model_from is not None:
-        bundle = load_bundle(BundleStore(model_from).current())
+    seed, states = run.seed, run.states or "int8"
+    origin, model = partial(random_origin, seed=seed, states=states), f"random-{states}"
+    if run.model_from is not None:
+        bundle = load_bundle(BundleStore(run.model_from).current())
         origin, model = partial(trained_origin, bundle), bundle.digest[:16]
     name = f"{scale.num_items}-{scale.num_live}-{scale.num_cold}-{model}-{seed}"
     folder = BENCH / "homes" / name
@@ -255,8 +274,10 @@ def _serve(folder: Path, work: Workload, workers: int = 1) -> Callable[[Path], S
     return lambda port_file: [*words, str(port_file)]
 
 
-def _ouzel(folder: Path, work: Workload, run: Run, marks_ms: Sequence[float]) -> Iterator[Row]:
+def _ouzel(name: str, folder: Path, work: Workload, run: Run) -> Iterator[Row]:
     live = work.user_ids()[: work.num_live]
+    _tell("ouzel: measuring what its index finds")
+    about = home_row(folder, work)
     _tell("ouzel: starting, then asking once for every live user")
     with _fresh(folder) as home, running(_serve(home, work, run.workers)) as server:
         warm(server.port, live)
@@ -265,17 +286,18 @@ def _ouzel(folder: Path, work: Workload, run: Run, marks_ms: Sequence[float]) ->
             "workers": run.workers,
             "unloaded_p50_ms": p50_ms,
             "unloaded_p99_ms": p99_ms,
-            "index_recall@10": gauge(server.port, "ouzel_now", "index_recall"),
+            **about,
         }
-        spec = load_spec(server, work, rate=START_RATE, seed=run.seed)
+        rate = START_RATES.get(name, START_RATE)
+        spec = load_spec(server, work, rate=rate, seed=run.seed)
         if run.rates is not None:
             for row in rate_rows(spec, run.rates, run.effort, told=_tell_run):
-                yield {**row, **alone}
+                yield {**row, **alone, **server_row(server)}
             return
-        for mark_ms in marks_ms:
+        for mark_ms in MARKS_MS[name]:
             _tell(f"ouzel: searching the rate held with p99 <= {mark_ms:g} ms")
             row = sustained_row(spec, run.effort, p99_ms=mark_ms, told=_tell_run)
-            yield {**row, **alone}
+            yield {**row, **alone, **server_row(server)}
 
 
 def _visible(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
@@ -283,7 +305,7 @@ def _visible(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
     with _fresh(folder) as home, running(_serve(home, work, run.workers)) as server:
         warm(server.port, work.user_ids()[: work.num_live])
         spec = load_spec(server, work, rate=VISIBLE_RATE, seed=run.seed)
-        return visible_row(spec, run.effort)
+        return {**visible_row(spec, run.effort), **server_row(server)}
 
 
 def _events(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
@@ -291,7 +313,7 @@ def _events(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
     live = work.user_ids()[: work.num_live]
     with _fresh(folder) as home, running(_serve(home, work, run.workers)) as server:
         warm(server.port, live)
-        return measure_ingestion(
+        row = measure_ingestion(
             server.port,
             live,
             work.item_ids(),
@@ -299,36 +321,41 @@ def _events(folder: Path, work: Workload, run: Run) -> dict[str, Any]:
             behind=lambda: gauge(server.port, "ouzel_now", "states_behind"),
             seed=run.seed,
         )
+        return {**row, **server_row(server)}
 
 
-def _peer_at_rates(folder: Path, work: Workload, run: Run, rates: Sequence[float]) -> Iterator[Row]:
+def _peer_at_rates(rival: Rival, folder: Path, work: Workload, run: Run) -> Iterator[Row]:
     """Yield a row for each tuning and rate, up to the first rate that it does not keep up with."""
-    peer = Peer("fastapi_torch")
+    peer = Peer(rival.folder)
     for tuning in TUNINGS:
-        _tell(f"peer ({tuning}): measuring at given rates")
+        _tell(f"{rival.system} ({tuning}): measuring at given rates")
         with running(partial(peer.command, folder, tuning=tuning)) as server:
             warm(server.port, work.user_ids()[:64])
             spec = load_spec(server, work, rate=START_RATE / 4, seed=run.seed)
-            for row in rate_rows(spec, rates, run.effort, told=_tell_run):
-                yield {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
+            for row in rate_rows(spec, run.rates or (), run.effort, told=_tell_run):
+                named = {"system": rival.system, "tuning": str(tuning)}
+                yield {**named, **row, **server_row(server)}
                 if row["requests_per_s"] < KEEPING_UP * row["rate"]:
                     break
 
 
-def _peer(folder: Path, work: Workload, run: Run) -> tuple[Row, list[Row]]:
-    """Return the peer's row at its best tuning, and a row for each that was tried.
+def _peer(rival: Rival, folder: Path, work: Workload, run: Run) -> tuple[Row, list[Row]]:
+    """Return a peer's row at its best tuning, and a row for each that was tried.
 
     Those that short runs cannot tell from the best are all measured in full.
     """
-    peer = Peer("fastapi_torch")
+    peer = Peer(rival.folder)
 
     def measure(tuning: Tuning, spent: Effort) -> Row:
-        _tell(f"peer ({tuning}): searching the rate held with p99 <= {RATIO_MARK_MS:g} ms")
+        _tell(
+            f"{rival.system} ({tuning}): searching the rate held with p99 <= {RATIO_MARK_MS:g} ms"
+        )
         with running(partial(peer.command, folder, tuning=tuning)) as server:
             warm(server.port, work.user_ids()[:64])
             spec = load_spec(server, work, rate=START_RATE / 4, seed=run.seed)
             row = sustained_row(spec, spent, p99_ms=RATIO_MARK_MS, told=_tell_run)
-        return {"system": "fastapi + eager torch", "tuning": str(tuning), **row}
+            row |= server_row(server)
+        return {"system": rival.system, "tuning": str(tuning), **row}
 
     tuning_effort = QUICK if run.effort is QUICK else TUNING
     tried = [measure(tuning, tuning_effort) for tuning in TUNINGS]

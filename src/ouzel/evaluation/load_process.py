@@ -10,9 +10,10 @@ PROC = Path("/proc")
 
 
 class ProcessUse(NamedTuple):
-    """Sums over a process and its descendants; shared pages count once for each of them.
+    """Sums over a process and its descendants.
 
-    `cpu_of` has the processor seconds of each by its id.
+    `cpu_of` has the processor seconds of each by its id. In `rss_mb` a page that several processes
+    have in memory counts once, a part of it for each; in `peak_rss_mb` it counts for each.
     """
 
     cpu_of: dict[int, float]
@@ -86,7 +87,16 @@ def _cpu_s(pid: int) -> float | None:
 
 
 def _memory_mb(pid: int) -> tuple[float, float]:
-    lines = _read(PROC / str(pid) / "status").splitlines()
-    table = dict(line.split(":", 1) for line in lines if ":" in line)
-    rss, peak = (float(table.get(name, "0 kB").split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
-    return rss, peak
+    table = _fields(PROC / str(pid) / "status")
+    # Whose memory may not be looked into has no share either: its pages all count.
+    shares = _fields(PROC / str(pid) / "smaps_rollup")
+    return _mb(shares, "Pss") or _mb(table, "VmRSS"), _mb(table, "VmHWM")
+
+
+def _fields(path: Path) -> dict[str, str]:
+    lines = _read(path).splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _mb(fields: dict[str, str], name: str) -> float:
+    return float(fields.get(name, "0 kB").split()[0]) / 1024

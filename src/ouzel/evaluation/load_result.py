@@ -39,6 +39,7 @@ class Latency(msgspec.Struct, frozen=True):
 class ServerUse(msgspec.Struct, frozen=True):
     """What the server's processes took meanwhile; `rss_mb` at the end, `peak_rss_mb` ever.
 
+    Shared pages count once in `rss_mb`, and for each process in `peak_rss_mb`.
     Processor time is None if one of them ended in the run.
     """
 

@@ -18,20 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STOP_SECONDS = 20.0
+READY_SECONDS = 600.0
+"""A catalogue of ten million items takes minutes; a server that fails is not waited for."""
+
 LOG_TAIL_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A running server: its port on 127.0.0.1 and the id of its first process."""
+    """A running server: its port on 127.0.0.1 and the id of its first process.
+
+    `start_to_ready_s` went by from its start until it said that it is ready.
+    """
 
     port: int
     pid: int
+    start_to_ready_s: float = 0.0
 
 
 @contextmanager
 def running(
-    command: Callable[[Path], Sequence[str]], *, ready_seconds: float = 120.0
+    command: Callable[[Path], Sequence[str]], *, ready_seconds: float = READY_SECONDS
 ) -> Iterator[ServerProcess]:
     """Yield a server started with `command(port_file)`, once it is ready; stop it at the end.
 
@@ -46,13 +53,14 @@ def running(
     with tempfile.TemporaryDirectory(prefix="ouzel-bench-") as folder:
         port_file, log_path = Path(folder, "port"), Path(folder, "log")
         with log_path.open("wb") as log:
+            began = time.monotonic()
             # a session of its own, so that workers it leaves behind can be ended with it
             process = subprocess.Popen(
                 command(port_file), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
             port = _wait_until_ready(process, port_file, log_path, ready_seconds)
-            yield ServerProcess(port, process.pid)
+            yield ServerProcess(port, process.pid, time.monotonic() - began)
         finally:
             _stop(process)
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from ouzel.evaluation.load import TRIES, others_next, run_load, sustained
+from ouzel.evaluation.load_process import process_use
 from ouzel.evaluation.load_result import LoadResult
 from ouzel.evaluation.load_spec import LoadSpec
 from ouzel.evaluation.server_process import ServerProcess
@@ -107,6 +108,16 @@ def gauge(port: int, family: str, of: str) -> float:
         if line.startswith(name):
             return float(line.removeprefix(name))
     raise ValueError(f"the server shows no {name.strip()}: is it an Ouzel of this version?")
+
+
+def server_row(server: ServerProcess) -> Row:
+    """Return what a server takes: seconds until it was ready, and the memory of all its processes.
+
+    >>> server_row(ServerProcess(port=8000, pid=2**30, start_to_ready_s=2.5))  # gone by now
+    {'start_to_ready_s': 2.5, 'rss_mb': 0}
+    """
+    rss_mb = process_use(server.pid).rss_mb
+    return {"start_to_ready_s": server.start_to_ready_s, "rss_mb": rss_mb}
 
 
 def load_spec(server: ServerProcess, work: Workload, *, rate: float, seed: int) -> LoadSpec:
@@ -220,7 +231,6 @@ def _measured(result: LoadResult) -> Row:
     if "event" in result.latency:
         row["event_p99_ms"] = result.latency["event"].p99_ms
     if result.server is not None:
-        row["rss_mb"] = result.server.rss_mb
         row["server_cpu_ms_per_request"] = result.server.cpu_ms_per_request
     return row
 

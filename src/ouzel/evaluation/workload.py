@@ -21,6 +21,9 @@ from ouzel.events.columns import EventColumns
 NOISE_SHARE = 0.25
 """The part of an item's variance that is its own and not its parent's."""
 
+ITEMS_AT_ONCE = 250_000
+"""Vectors drawn in one go: ten million at once would take four times the memory of the result."""
+
 FAVOURITES = 4
 FAVOURITE_SHARE = 0.7
 START_MS = 1_767_225_600_000
@@ -127,10 +130,15 @@ def _resample(
     parents_PD: NDArray[np.float32], chosen_N: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float32]:
     mean_D, deviation_D = parents_PD.mean(axis=0), parents_PD.std(axis=0)
-    noise_ND = rng.standard_normal((len(chosen_N), len(mean_D)), np.float32) * deviation_D
-    kept_ND = (parents_PD[chosen_N] - mean_D) * np.float32(np.sqrt(1.0 - NOISE_SHARE))
-    own_ND = noise_ND * np.float32(np.sqrt(NOISE_SHARE))
-    return np.vstack([np.zeros((1, len(mean_D)), np.float32), mean_D + kept_ND + own_ND])
+    centred_PD = (parents_PD - mean_D) * np.float32(np.sqrt(1.0 - NOISE_SHARE))
+    own_D = deviation_D * np.float32(np.sqrt(NOISE_SHARE))
+    vectors_ND = np.zeros((len(chosen_N) + 1, len(mean_D)), np.float32)
+    for start in range(0, len(chosen_N), ITEMS_AT_ONCE):
+        chosen_n = chosen_N[start : start + ITEMS_AT_ONCE]
+        noise_nD = rng.standard_normal((len(chosen_n), len(mean_D)), np.float32)
+        made_nD = vectors_ND[start + 1 : start + 1 + len(chosen_n)]
+        made_nD[:] = mean_D + centred_PD[chosen_n] + noise_nD * own_D
+    return vectors_ND
 
 
 def _histories(

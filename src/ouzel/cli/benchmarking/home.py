@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
+from ouzel.bundle.manifest import Precision
 from ouzel.bundle.store import BundleStore
 from ouzel.cli.printing.output import Report
 from ouzel.evaluation.workload import Workload, cluster_centres, make_workload
@@ -29,6 +30,9 @@ from ouzel.retrieval.vmis import VMISkNN
 
 NUM_PARENTS = 1000
 USERS_A_CHUNK = 500
+ITEMS_A_CHUNK = 250_000
+"""Items imported in one transaction: the names of ten million at once would take gigabytes."""
+
 DONE = "workload.done"
 
 
@@ -68,7 +72,7 @@ def make_home(
     """Return the workload whose log and Bundle are in `folder`; made if they are not there yet.
 
     Beside the home lie `items.npy` and `histories.npy`, which is all that a peer is given.
-    `report` is called with (users imported, users in all).
+    `report` is called with (items imported, items in all), then the same of users.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -93,11 +97,13 @@ def make_home(
         np.save(items, bundle.tensors("items")["vectors"])
         np.save(histories, work.histories_UL)
         (folder / DONE).touch()
-    return Workload(np.load(items), np.load(histories), scale.num_live)
+    return Workload(np.load(items, mmap_mode="r"), np.load(histories), scale.num_live)
 
 
-def random_origin(*, seed: int) -> Origin:
-    """Return preset S with random weights over clusters. Needs the `train` extra.
+def random_origin(*, seed: int, states: Precision = "fp32") -> Origin:
+    """Return preset S with random weights over clusters, its states kept in the precision `states`.
+
+    Needs the `train` extra.
 
     >>> from unittest.mock import patch
     >>> with patch("ouzel.compression.export.export_graphs", return_value={}):  # takes seconds
@@ -112,7 +118,7 @@ def random_origin(*, seed: int) -> Origin:
 
     torch.manual_seed(seed)
     config = PRESETS["S"]
-    graphs = export_graphs(ESASRec(config, num_rows=2))
+    graphs = export_graphs(ESASRec(config, num_rows=2), states)
     fields = {
         "model": "ESASRec (random weights)",
         "config": dataclasses.asdict(config),
@@ -168,19 +174,22 @@ def _workload(scale: Scale, origin: Origin, seed: int) -> Workload:
 
 
 def _import(log: EventLog, work: Workload, report: Report) -> None:
-    items = {
-        "item_id": work.item_ids(),
-        "title": [f"Item {number + 1}" for number in range(work.num_items)],
-    }
     nothing = work.columns(slice(0, 0))
-    log.import_frame(nothing, source_digest="benchmark", items=items)
+    for first in range(1, work.num_items + 1, ITEMS_A_CHUNK):
+        numbers = range(first, min(first + ITEMS_A_CHUNK, work.num_items + 1))
+        items = {
+            "item_id": [f"i{number}" for number in numbers],
+            "title": [f"Item {number}" for number in numbers],
+        }
+        log.import_frame(nothing, source_digest="benchmark", items=items)
+        report(numbers.stop - 1, work.num_items)
     num_users = len(work.histories_UL)
     for start in range(0, num_users, USERS_A_CHUNK):
         users = slice(start, min(start + USERS_A_CHUNK, num_users))
         log.import_frame(work.columns(users), source_digest="benchmark")
         report(users.stop, num_users)
-    rows = log.catalog.rows(work.item_ids()[:: max(1, work.num_items // 100)])
-    if not np.array_equal(rows, np.arange(1, work.num_items + 1, max(1, work.num_items // 100))):
+    sampled = range(1, work.num_items + 1, max(1, work.num_items // 100))
+    if log.catalog.rows(f"i{row}" for row in sampled).tolist() != list(sampled):
         raise ValueError("the log numbers items in another order than the benchmark: report this")
 
 
@@ -188,12 +197,15 @@ def _bundle(folder: Path, log: EventLog, work: Workload, origin: Origin) -> Bund
     seen = _interactions(work)
     num_rows = len(work.vectors_ND)
     graphs = Graphs(origin.graphs, work.vectors_ND)
-    items = {"vectors": graphs.item(np.arange(num_rows))}
-    items["vectors"][0] = 0.0
+    vectors_ND = np.empty_like(graphs.table_ND)
+    for start in range(0, num_rows, ITEMS_A_CHUNK):
+        rows = np.arange(start, min(start + ITEMS_A_CHUNK, num_rows))
+        vectors_ND[rows] = graphs.item(rows)
+    vectors_ND[0] = 0.0
     popular_N = popular_scores(seen)
     tensors: dict[str, Mapping[str, NDArray[Any]]] = {
         "inputs": {"table": graphs.table_ND},
-        "items": items,
+        "items": {"vectors": vectors_ND},
         "popular": {"scores": popular_N, "recent": popular_N},
         "vmis": VMISkNN.fit(seen).to_tensors(),
     }

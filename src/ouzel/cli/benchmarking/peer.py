@@ -20,7 +20,7 @@ BENCH = Path(".bench")
 
 @dataclass(frozen=True)
 class Tuning:
-    """One way to run the peer: threads of a worker, workers, most requests in one pass."""
+    """One way to run a peer: threads of a worker, workers or replicas, most requests in a pass."""
 
     threads: int
     workers: int
@@ -30,6 +30,20 @@ class Tuning:
         """Return the words that a row carries."""
         return f"threads {self.threads}, workers {self.workers}, batch {self.batch}"
 
+
+@dataclass(frozen=True)
+class Rival:
+    """A peer that is measured: its folder, its name in rows, and the key of Ouzel's ratio to it."""
+
+    folder: str
+    system: str
+    ratio: str
+
+
+RIVALS = (
+    Rival("fastapi_torch", "fastapi + eager torch", "times_peer"),
+    Rival("ray_serve", "ray serve + eager torch", "times_ray_serve"),
+)
 
 TUNINGS = tuple(
     Tuning(threads, workers, batch)

@@ -1,0 +1,67 @@
+"""What is true of a home however it is served: how good its index is, how it keeps states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ouzel.bundle.bundle import load_bundle
+from ouzel.bundle.index import RECALL_KS
+from ouzel.bundle.store import BundleStore
+from ouzel.evaluation.workload import Workload
+from ouzel.events.interactions import History
+from ouzel.inference.onnxruntime import Graphs
+from ouzel.ranking.assembly import SAMPLES, Chosen, automatic_engine
+from ouzel.recommender.index import Asked, asked_by, measured_recall
+from ouzel.retrieval.exact import ExactIndex
+
+
+def home_row(home: Path, work: Workload) -> dict[str, Any]:
+    """Return the precision of `states`, `index_recall@10` and `index_recall@100` of a home.
+
+    Its engine is made here once more as the server makes it, from the same users, and asked by
+    others.
+
+    Raises:
+        ValueError: what was chosen for this home cannot search here.
+
+    >>> from unittest.mock import DEFAULT, patch
+    >>> eye = np.eye(3, dtype=np.float32)
+    >>> work = Workload(eye, np.ones((2, 4), np.int32), 2)
+    >>> asked = Asked(eye[1:2], [np.array([1], np.int32)])
+    >>> with patch.multiple(
+    ...     "ouzel.cli.benchmarking.served", load_bundle=DEFAULT, BundleStore=DEFAULT,
+    ...     Graphs=DEFAULT, Chosen=DEFAULT, asked_by=lambda histories, graphs: asked,
+    ... ) as made:
+    ...     made["load_bundle"]().tensors.return_value = {"vectors": eye}
+    ...     made["Chosen"].of.return_value = None
+    ...     made["Graphs"].of.return_value.shape.precision = "int8"
+    ...     home_row(Path("home"), work)
+    {'states': 'int8', 'index_recall@10': 1.0, 'index_recall@100': 1.0}
+    """
+    bundle = load_bundle(BundleStore(home).current())
+    graphs, chosen = Graphs.of(bundle), Chosen.of(home, bundle)
+    vectors_ND = bundle.tensors("items")["vectors"]
+    if chosen is not None:
+        engine = chosen.engine(vectors_ND)
+    else:
+        tuning = _asked(work, graphs, shift=0)
+        engine = automatic_engine(vectors_ND, tuning.queries_BD, tuning.seen)
+    asked = _asked(work, graphs, shift=1)
+    exact = ExactIndex(vectors_ND)
+    expected_BK, _ = exact.search(asked.queries_BD, max(RECALL_KS), exclude=asked.seen)
+    recall = measured_recall(engine, expected_BK, asked)
+    named = {f"index_{name}": value for name, value in recall.items()}
+    return {"states": graphs.shape.precision, **named}
+
+
+def _asked(work: Workload, graphs: Graphs, *, shift: int) -> Asked:
+    """Return what some users ask: with `shift` 0 those whom a server tunes its index with."""
+    last = len(work.histories_UL) - 1
+    spread = np.linspace(0, last, min(SAMPLES, last + 1)).astype(np.int64)
+    users = np.unique(np.minimum(spread + shift, last))
+    times = [work.times_ms(slice(user, user + 1))[0] for user in users.tolist()]
+    histories = map(History, work.histories_UL[users], times)
+    return asked_by(list(histories), graphs)
