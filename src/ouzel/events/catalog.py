@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -144,6 +144,29 @@ class Catalog:
                     self._merge()
             rows.append(row)
         return np.array(rows, np.int32)
+
+    def load(self, ids: Sequence[str], columns: Sequence[Mapping[str, str]]) -> None:
+        """Give the next rows to many `ids`, all unknown, and put in what is in their `columns`.
+
+        >>> catalog = Catalog(["heat"])
+        >>> catalog.load(["alien", "ran"], [{}, {"title": "Ran"}])
+        >>> catalog.row("ran"), list(catalog.column("title"))
+        (3, ['', '', '', 'Ran'])
+        """
+        first = len(self._ids)
+        for name in dict.fromkeys(name for texts in columns for name in texts):
+            column = self._columns.get(name)
+            if column is None:
+                column = TextColumn([""] * first)
+            column.extend(texts.get(name, "") for texts in columns)
+            self._columns[name] = column
+        self._ids.extend(ids)
+        # Whoever finds an id reads its columns: they are in place before it can be found.
+        for column in self._columns.values():
+            column.resize(len(self._ids))
+        self._recent.update(zip(ids, range(first, len(self._ids)), strict=True))
+        if len(self._recent) > max(_MIN_RECENT, len(self._ids) // 8):
+            self._merge()
 
     def digest(self, num_rows: int | None = None) -> str:
         """Return the SHA-256 (hex) of the ids of the first `num_rows` rows (all by default).

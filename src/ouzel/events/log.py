@@ -28,10 +28,13 @@ from ouzel.events.log_schema import open_reader, open_writer
 from ouzel.events.types import Event, Impression
 from ouzel.events.validation import check_event
 
+ITEMS_AT_ONCE = 65_536
+"""Items read into the catalogue in one go: all of ten million at once would take gigabytes."""
+
 MOST_USERS = 200_000
 """User rows that are remembered, some 30 MB, before all are forgotten."""
 
-_decode_columns = msgspec.json.Decoder(dict[str, str]).decode
+_decode_columns = msgspec.json.Decoder(list[dict[str, str]]).decode
 
 
 class EventLog:
@@ -273,13 +276,12 @@ class EventLog:
         first = len(self._catalog)
         if last < first:
             return
-        records = connection.execute(
+        found = connection.execute(
             "SELECT id, columns FROM items WHERE row >= ? ORDER BY row", (first,)
-        ).fetchall()
-        self._catalog.add(item_id for item_id, _ in records)
-        for row, (_, columns) in enumerate(records, start=first):
-            for name, text in _decode_columns(columns).items():
-                self._catalog.set_column(name, row, text)
+        )
+        while records := found.fetchmany(ITEMS_AT_ONCE):
+            ids, texts = zip(*records, strict=True)
+            self._catalog.load(ids, _decode_columns(f"[{','.join(texts)}]"))
 
     def _user_id(self, user: int) -> str:
         with self._read_lock:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from typing import NoReturn, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class TextColumn(Sequence[str]):
@@ -53,9 +54,17 @@ class TextColumn(Sequence[str]):
         self._store[1].append(self._write(text))
 
     def extend(self, texts: Iterable[str]) -> None:
-        """Add texts at the end."""
-        for text in texts:
-            self.append(text)
+        """Add texts at the end, all or none of them."""
+        added = list(texts)
+        encoded = [text.encode() for text in added]
+        sizes = np.fromiter(map(len, encoded), np.uint64, len(encoded))
+        if len(sizes) and sizes.max() >= _SIZE:
+            _refuse(added[int(sizes.argmax())])
+        buffer, spans = self._store
+        starts = np.uint64(len(buffer)) + np.cumsum(sizes) - sizes
+        buffer += b"".join(encoded)
+        packed = np.where(sizes > 0, starts * np.uint64(_SIZE) + sizes, np.uint64(0))
+        spans.frombytes(packed.tobytes())
 
     def replace(self, index: int, text: str) -> None:
         """Put `text` at `index` in place of what is there."""
@@ -75,6 +84,10 @@ class TextColumn(Sequence[str]):
         """Return the SHA-256 of the first `count` texts, lengths included (hex)."""
         spans = np.array(self._store[1][:count], np.uint64)
         sha = hashlib.sha256((spans % np.uint64(_SIZE)).astype("<u4").tobytes())
+        if _in_order(spans):
+            buffer, end = self._store[0], int((spans % np.uint64(_SIZE)).sum())
+            sha.update(bytes(buffer[:end]))
+            return sha.hexdigest()
         for start in range(0, count, _CHUNK):
             sha.update(b"".join(self.raw(i) for i in range(start, min(count, start + _CHUNK))))
         return sha.hexdigest()
@@ -84,7 +97,7 @@ class TextColumn(Sequence[str]):
         if not encoded:
             return 0
         if len(encoded) >= _SIZE:
-            raise ValueError(f"text {text[:40]!r}... has {len(encoded)} bytes: at most {_SIZE - 1}")
+            _refuse(text)
         buffer = self._store[0]
         start = len(buffer)
         buffer += encoded
@@ -97,6 +110,18 @@ class TextColumn(Sequence[str]):
             spans.append(len(buffer) * _SIZE + len(text) if text else 0)
             buffer += text
         self._store, self._waste = (buffer, spans), 0
+
+
+def _in_order(spans: NDArray[np.uint64]) -> bool:
+    """Return whether texts lie in the buffer one behind the other, from its beginning."""
+    sizes = spans % np.uint64(_SIZE)
+    starts = np.cumsum(sizes) - sizes
+    return bool((spans // np.uint64(_SIZE) == starts)[sizes > 0].all())
+
+
+def _refuse(text: str) -> NoReturn:
+    size = len(text.encode())
+    raise ValueError(f"text {text[:40]!r}... has {size} bytes: at most {_SIZE - 1}")
 
 
 _SIZE = 1 << 20  # a span is start * 2^20 + size: texts under 1 MiB, buffers under 16 TiB
