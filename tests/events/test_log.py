@@ -316,10 +316,10 @@ def test_without_secure_delete_the_bytes_would_stay(log: EventLog, path: Path) -
 
 
 def test_a_log_of_a_newer_ouzel_is_refused(log: EventLog, path: Path) -> None:
-    log._writer.execute("PRAGMA user_version = 2")
+    log._writer.execute("PRAGMA user_version = 3")
     log.close()
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"newer Ouzel \(log version 2, .* up to 1\): upgrade"):
+    with pytest.raises(ValueError, match=r"newer Ouzel \(log version 3, .* up to 2\): upgrade"):
         EventLog.open(path)
     assert path.read_bytes() == before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
@@ -43,6 +44,9 @@ class LogModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        # So few that events enter the table of histories all the time.
+        self.few = patch.multiple("ouzel.events.log_fold", FOLD_EVENTS=3, SLICE_EVENTS=1)
+        self.few.start()
         self.folder = tempfile.TemporaryDirectory()
         self.log = EventLog.open(Path(self.folder.name, "events.db"), synchronous="OFF")
         self.events: dict[str, Event] = {}
@@ -53,6 +57,7 @@ class LogModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.log.close()
         self.folder.cleanup()
+        self.few.stop()
 
     @rule(batch=st.lists(INTERACTIONS | UPDATES, max_size=4))
     def append(self, batch: list[Interaction | ItemUpdate]) -> None:

@@ -113,7 +113,8 @@ def test_what_is_settled_is_seen_exactly_once(actions, max_bytes):
         elif name == "settle" and committed:
             settle()
         elif name == "find":
-            visitors.find(f"u{details[0]}", None)
+            found = visitors.find(f"u{details[0]}", None)
+            assert found is None or found.seen.tolist() == sorted(set(found.history.rows.tolist()))
         elif name == "state":
             states.state(details[0], visitors)
     while waiting:
@@ -126,8 +127,30 @@ def test_what_is_settled_is_seen_exactly_once(actions, max_bytes):
         assert (visitor.history.rows.tolist() if visitor else []) == expected
         if visitor:
             assert visitor.known.rows.tolist() == [row for row in expected if row < 8]
+            assert visitor.seen.tolist() == sorted(set(expected))
         assert states.state(user, visitors) == expected
     assert not visitors._loaded_at
+    assert visitors.bytes == sum(
+        ENTRY_BYTES + EVENT_BYTES * v.num_events for v in _entries(visitors)
+    )
+
+
+def _entries(visitors):
+    return visitors._entries.values()
+
+
+def test_who_holds_a_visitor_sees_what_comes_later():
+    log, tickets, states = MemoryLog({0: [(1, 1)]}), Tickets(), MemoryStates()
+    visitors = Visitors(log, tickets, num_rows=8)
+    visitor = visitors.find("u0", None)
+    for ticket, (row, time_ms) in enumerate([(9, 1), (5, 3), (5, 4)], start=1):
+        receipt = Receipt("accepted", ticket, 0, row)
+        visitors.apply(states, [click(0, row, time_ms)], [receipt], ticket)
+    assert visitor.last_ms == 4 and visitor.num_events == 4
+    assert visitor.seen.tolist() == [1, 5, 9]
+    assert visitor.known.rows.tolist() == [1, 5, 5]
+    assert visitor.history.times_ms.tolist() == [1, 1, 3, 4]
+    assert log.reads == 1
 
 
 def test_lately_seen_users_need_no_read():

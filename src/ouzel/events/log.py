@@ -23,8 +23,10 @@ from ouzel.events.catalog import Catalog
 from ouzel.events.columns import EventColumns
 from ouzel.events.interactions import History, Interactions
 from ouzel.events.log_append import Batch, Receipt, Users
+from ouzel.events.log_fold import Fold, fold_until
 from ouzel.events.log_import import ImportCounts
 from ouzel.events.log_schema import open_reader, open_writer
+from ouzel.events.log_tail import Tail
 from ouzel.events.types import Event, Impression
 from ouzel.events.validation import check_event
 
@@ -60,6 +62,7 @@ class EventLog:
         self._read_lock = threading.Lock()
         self._catalog = Catalog()
         self._users: Users = {}
+        self._fold = Fold()
         self._load_items(self._reader)
 
     @property
@@ -122,7 +125,9 @@ class EventLog:
         for event in events:
             check_event(event)
         with self._transaction() as batch:
-            return batch.add(events)
+            receipts = batch.add(events)
+            self._fold.step(self._writer)
+        return receipts
 
     def import_frame(
         self,
@@ -150,6 +155,7 @@ class EventLog:
                 added += log_import.insert_chunk(
                     self._writer, columns, source_digest, numbers, span
                 )
+                fold_until(self._writer, log_read.last_offset(self._writer))
         return ImportCounts(
             added,
             len(columns) - added,
@@ -189,7 +195,7 @@ class EventLog:
         Only known items, and only verbs that enter a history (`enters_history`).
         """
         with self._read_lock:
-            return log_read.history(self._reader, int(user))
+            return self._tail.history(int(user))
 
     def newest(self, limit: int) -> History:
         """Return rows and times of the `limit` newest entries that are part of anybody's history.
@@ -231,10 +237,7 @@ class EventLog:
     def last_offset(self) -> int:
         """Return the offset of the newest event, 0 if there was none."""
         with self._read_lock:
-            found = self._reader.execute(
-                "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
-            ).fetchone()
-        return int(found[0]) if found else 0
+            return log_read.last_offset(self._reader)
 
     def digest(self, *, until_offset: int | None = None) -> str:
         """Return the SHA-256 (hex) of what training reads: `interactions` and the item ids."""
@@ -248,6 +251,7 @@ class EventLog:
     def _connect(self) -> None:
         self._writer = open_writer(self._path, self._synchronous)
         self._reader = open_reader(self._path)
+        self._tail = Tail(self._reader)
 
     def _disconnect(self) -> None:
         self._reader.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from ouzel.events.catalog import Catalog
 from ouzel.events.log_read import event_at
 from ouzel.events.log_schema import verb_number
 from ouzel.events.types import Event, Impression, Interaction, ItemUpdate, UserUpdate
+from ouzel.events.verbs import VERBS
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -34,17 +36,20 @@ class Receipt(msgspec.Struct, frozen=True):
 _encode = msgspec.json.Encoder().encode
 _decode_columns = msgspec.json.Decoder(dict[str, str]).decode
 
+_SHIPPED = frozenset(VERBS)
+
 MOST_ROWS = 64
 """Most events in one statement. A statement lets go of the interpreter and must win it back, which
 while answers are made costs more than its work; a handful of sizes keeps all of them prepared."""
 
-Record = tuple[str, int, int, int, int | None, float | None, str | None, str | None, bytes]
+Record = tuple[str, int, int, int, int | None, float | None, str | None, str | None, bytes | None]
 """The columns of one stored event, as `_insert` names them."""
 
 Users = dict[tuple[str, int], int]
 """User rows by (id, 1 for a session's and else 0)."""
 
 
+@lru_cache
 def _insert(rows: int) -> str:
     row = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
     return (
@@ -146,8 +151,14 @@ class Batch:
         return receipts
 
     def _store_at_once(self, events: Sequence[Event]) -> list[Receipt]:
-        """Return receipts after two statements, unless an id is known: then one by one."""
+        """Return receipts after a statement or two, unless an id is known: then one by one."""
         ids = [event.event_id for event in events]
+        # Who is new gets a row, which no event may cause that is then found to be a repeat.
+        if len(events) > 1 and all(map(self._names_known, events)):
+            try:
+                return self._insert([self._record(event) for event in events])
+            except sqlite3.IntegrityError:
+                return [self._store_at_once([event])[0] for event in events]
         marks = ", ".join("?" * len(ids))
         stored = self._connection.execute(
             f"SELECT offset, user, row FROM events WHERE event_id IN ({marks})", ids
@@ -156,25 +167,32 @@ class Batch:
             return [self._repeat(events[0], *stored)]
         if stored is not None or len(set(ids)) < len(ids):
             return [self._store_at_once([event])[0] for event in events]
-        records = [self._record(event) for event in events]
+        return self._insert([self._record(event) for event in events])
+
+    def _insert(self, records: list[Record]) -> list[Receipt]:
         fields = [field for record in records for field in record]
         last = self._connection.execute(_insert(len(records)), fields).lastrowid
         # One statement of the one writer hands out its offsets in a row.
         first = int(last or 0) - len(records) + 1
         return [
-            Receipt("accepted", first + place, record[2], record[3])
-            for place, record in enumerate(records)
+            Receipt("accepted", offset, record[2], record[3])
+            for offset, record in enumerate(records, first)
         ]
 
+    def _names_known(self, event: Event) -> bool:
+        """Return whether a person's event needs nothing to be handed out."""
+        if type(event) is not Interaction:
+            return False
+        if event.event not in _SHIPPED and event.event not in self._verbs:
+            return False
+        key = (event.user_id, 0) if event.user_id is not None else (event.session_id or "", 1)
+        return key in self._users or key in self._met
+
     def _record(self, event: Event) -> Record:
-        user, row, verb, value, waiting, request_id = -1, 0, None, None, None, None
+        if type(event) is Interaction:
+            return self._interaction(event)
+        user, row, request_id = -1, 0, None
         match event:
-            case Interaction():
-                row = self._row(event.item_id)
-                user = self._user(event.user_id, event.session_id)
-                verb, value = self._verb(event.event), event.value
-                waiting = None if row else event.item_id
-                request_id = event.request_id
             case Impression():
                 user = self._user(event.user_id, event.session_id)
                 request_id = event.request_id
@@ -183,7 +201,28 @@ class Batch:
             case UserUpdate():
                 user = self._user(event.user_id, None)
         named = (event.event_id, event.timestamp_ms, user, row)
-        return (*named, verb, value, waiting, request_id, _encode(event))
+        return (*named, None, None, None, request_id, _encode(event))
+
+    def _interaction(self, event: Interaction) -> Record:
+        row = self._row(event.item_id)
+        # Columns say all there is of most events, and take a third of the bytes.
+        plain = (
+            event.request_id is None
+            and event.context is None
+            and event.properties is None
+            and (event.user_id is None or event.session_id is None)
+        )
+        return (
+            event.event_id,
+            event.timestamp_ms,
+            self._user(event.user_id, event.session_id),
+            row,
+            self._verb(event.event),
+            event.value,
+            None if row else event.item_id,
+            event.request_id,
+            None if plain else _encode(event),
+        )
 
     def _row(self, item_id: str) -> int:
         return self._catalog.row(item_id) or self._fresh.get(item_id, 0)

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from ouzel.events.log_schema import SCHEMA_VERSION
+from ouzel.events.log_schema import FOLDED, HISTORY_ROWS, SCHEMA_VERSION
 
 _PROMISES = {
     "item rows are not 1, 2, 3 ... without a gap": (
@@ -24,6 +24,15 @@ _PROMISES = {
         " FROM users))"
     ),
 }
+_PROMISES_2 = {
+    "histories are not those of the events": (
+        "SELECT NOT EXISTS (SELECT 1 FROM histories h LEFT JOIN events e ON e.offset = h.offset"
+        " WHERE e.user IS NOT h.user OR e.row IS NOT h.row OR e.timestamp_ms IS NOT h.timestamp_ms)"
+        " AND (SELECT count(*) FROM histories) = (SELECT count(*) FROM fold CROSS JOIN events"
+        f" NOT INDEXED WHERE {HISTORY_ROWS} AND {FOLDED})"
+    ),
+}
+"""What holds from version 2 of the log on."""
 
 
 def damage(path: Path) -> list[str]:
@@ -50,7 +59,7 @@ def damage(path: Path) -> list[str]:
                 return [f"{path}: {' '.join(problem.split())}" for problem in problems]
             return [
                 f"{path}: {broken}"
-                for broken, query in _PROMISES.items()
+                for broken, query in (_PROMISES | (_PROMISES_2 if version > 1 else {})).items()
                 if not connection.execute(query).fetchone()[0]
             ]
     except sqlite3.Error as error:

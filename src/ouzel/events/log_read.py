@@ -14,14 +14,13 @@ from ouzel.events.types import Event, Impression, Interaction
 LATELY = 10_000
 """Newest events that are looked through for what was shown last."""
 
-_numbers = msgspec.json.Decoder(list[int]).decode
 _decode: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 _INTERACTION = np.dtype(
     [("user", np.int64), ("row", np.int32), ("time", np.int64), ("value", np.float64)]
 )
 
-# An imported interaction has no body: its columns say all there is.
+# An interaction without a body is one of which the columns say all there is.
 _EVENT = """
 SELECT e.offset, e.body, e.event_id, e.timestamp_ms, coalesce(i.id, e.waiting_item), v.name,
        u.id, u.session, e.value
@@ -54,7 +53,7 @@ def event_at(connection: sqlite3.Connection, offset: int) -> Event:
     >>> from ouzel.events.log_append import Batch
     >>> from ouzel.events.log_schema import open_writer
     >>> connection = open_writer(Path(":memory:"), "FULL")
-    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> batch = Batch(connection, Catalog())
     >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
     >>> (receipt,) = batch.add([seen])
     >>> event_at(connection, receipt.offset) == seen
@@ -74,7 +73,7 @@ def events_after(
     >>> from ouzel.events.log_append import Batch
     >>> from ouzel.events.log_schema import open_writer
     >>> connection = open_writer(Path(":memory:"), "FULL")
-    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> batch = Batch(connection, Catalog())
     >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
     >>> (receipt,) = batch.add([seen])
     >>> events_after(connection, 0, 10) == [(1, seen)]
@@ -86,28 +85,16 @@ def events_after(
     return [(record[0], _event(record)) for record in records]
 
 
-def history(connection: sqlite3.Connection, user: int) -> History:
-    """Return the history of one user in (timestamp, offset) order.
+def last_offset(connection: sqlite3.Connection) -> int:
+    """Return the offset of the newest event, 0 if there was none.
 
     >>> from pathlib import Path
-    >>> from ouzel.events.catalog import Catalog
-    >>> from ouzel.events.log_append import Batch
     >>> from ouzel.events.log_schema import open_writer
-    >>> connection = open_writer(Path(":memory:"), "FULL")
-    >>> batch = Batch(connection, Catalog(["a"]))
-    >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
-    >>> (receipt,) = batch.add([seen])
-    >>> history(connection, receipt.user).rows.tolist()
-    [1]
+    >>> last_offset(open_writer(Path(":memory:"), "FULL"))
+    0
     """
-    # One row of two lists: each row fetched would let go of the interpreter and win it back.
-    rows, times_ms = connection.execute(
-        "SELECT json_group_array(row), json_group_array(timestamp_ms) FROM ("
-        "SELECT row, timestamp_ms FROM events INDEXED BY events_of_user"
-        f" WHERE user = ? AND {HISTORY_ROWS} ORDER BY timestamp_ms, offset)",
-        (user,),
-    ).fetchone()
-    return History(np.array(_numbers(rows), np.int32), np.array(_numbers(times_ms), np.int64))
+    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+    return int(found[0]) if found else 0
 
 
 def newest(connection: sqlite3.Connection, limit: int) -> History:

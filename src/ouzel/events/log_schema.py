@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ouzel.events.verbs import NOT_HISTORY, VERBS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the tables; a log with a higher one is refused."""
 
 _APPLICATION_ID = 0x4F757A6C  # "Ouzl" in the file's header
@@ -15,22 +15,36 @@ _SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 _CUSTOM_VERBS_FROM = 64  # ids below it are positions in VERBS, in every log
 _BUSY_MS = 30_000
 
-_TABLES = f"""
+FOLDED = "(offset <= done OR (offset <= until AND user < cursor))"
+"""SQL condition: the row of `events` is in `histories` already, by the only row of `fold`."""
+
+HISTORY_ROWS = (
+    "verb IS NOT NULL AND row > 0 AND verb NOT IN"
+    f" ({', '.join(str(VERBS.index(verb)) for verb in sorted(NOT_HISTORY))})"
+)
+"""SQL condition: the interaction is on a known item, with a verb that enters histories.
+
+`histories` holds such rows alone: who changes what enters them makes the table anew."""
+
+_VERSION_1 = f"""
 CREATE TABLE users (
     user INTEGER PRIMARY KEY,
     session INTEGER NOT NULL,
     id TEXT NOT NULL,
     UNIQUE (id, session)
 );
+
 CREATE TABLE items (
     row INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     columns TEXT NOT NULL
 );
+
 CREATE TABLE verbs (
     verb INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE
 );
+
 CREATE TABLE events (
     offset INTEGER PRIMARY KEY AUTOINCREMENT,
     event_id TEXT NOT NULL UNIQUE,
@@ -43,20 +57,63 @@ CREATE TABLE events (
     request_id TEXT,
     body BLOB
 );
+
 CREATE INDEX events_of_user ON events (user, timestamp_ms, offset, row, verb)
     WHERE verb IS NOT NULL AND row > 0;
+
 CREATE INDEX events_waiting ON events (waiting_item) WHERE waiting_item IS NOT NULL;
+
 CREATE INDEX events_of_request ON events (request_id) WHERE request_id IS NOT NULL;
+
 INSERT INTO verbs (verb, name) VALUES {", ".join(f"({i}, '{v}')" for i, v in enumerate(VERBS))};
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
+
+PRAGMA application_id = {_APPLICATION_ID}
 """
 
-HISTORY_ROWS = (
-    "verb IS NOT NULL AND row > 0 AND verb NOT IN"
-    f" ({', '.join(str(VERBS.index(verb)) for verb in sorted(NOT_HISTORY))})"
-)
-"""SQL condition: the interaction is on a known item, with a verb that enters histories."""
+# An event that is changed or taken away changes histories where it is in them already; readers
+# see by the count of such changes that what they remember is old.
+_VERSION_2 = f"""
+CREATE TABLE histories (
+    user INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    row INTEGER NOT NULL,
+    PRIMARY KEY (user, timestamp_ms, offset)
+) WITHOUT ROWID;
+
+CREATE TABLE fold (
+    done INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    cursor INTEGER NOT NULL,
+    changes INTEGER NOT NULL
+);
+
+INSERT INTO histories (user, timestamp_ms, offset, row)
+    SELECT user, timestamp_ms, offset, row FROM events INDEXED BY events_of_user
+    WHERE {HISTORY_ROWS} ORDER BY user, timestamp_ms, offset;
+
+INSERT INTO fold SELECT last, last, 0, 0 FROM (SELECT coalesce(max(offset), 0) AS last FROM events);
+
+DROP INDEX events_of_user;
+
+CREATE TRIGGER event_deleted AFTER DELETE ON events BEGIN
+    DELETE FROM histories WHERE user = old.user AND timestamp_ms = old.timestamp_ms
+        AND offset = old.offset;
+    UPDATE fold SET changes = changes + 1;
+END;
+
+CREATE TRIGGER event_changed AFTER UPDATE ON events BEGIN
+    DELETE FROM histories WHERE user = old.user AND timestamp_ms = old.timestamp_ms
+        AND offset = old.offset;
+    INSERT INTO histories (user, timestamp_ms, offset, row)
+        SELECT user, timestamp_ms, offset, row FROM fold CROSS JOIN events
+        WHERE offset = new.offset AND {HISTORY_ROWS} AND {FOLDED};
+    UPDATE fold SET changes = changes + 1;
+END
+"""
+
+_VERSIONS = (_VERSION_1, _VERSION_2)
+"""What makes each version of the log from the one before; a blank line ends a statement."""
 
 
 def open_writer(path: Path, synchronous: str) -> sqlite3.Connection:
@@ -138,9 +195,12 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _create(connection: sqlite3.Connection) -> None:
+    """Make the tables, or those that a log of an older version lacks."""
     connection.execute("BEGIN IMMEDIATE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        for statement in _TABLES.split(";\n"):
+    for statements in _VERSIONS[version:]:
+        for statement in statements.split("\n\n"):
             connection.execute(statement)
+    if version < SCHEMA_VERSION:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")

@@ -7,6 +7,7 @@ from pathlib import Path
 from ouzel.events import log_read
 from ouzel.events.interactions import History
 from ouzel.events.log_schema import open_reader
+from ouzel.events.log_tail import Tail
 
 
 class LogView:
@@ -32,6 +33,7 @@ class LogView:
 
     def __init__(self, path: Path) -> None:
         self._connection = open_reader(path)
+        self._tail = Tail(self._connection)
 
     def user_row(self, user_id: str | None = None, session_id: str | None = None) -> int | None:
         """Return the row of a user, or of a session if no `user_id` is given; None if unknown."""
@@ -39,7 +41,7 @@ class LogView:
 
     def history(self, user: int) -> History:
         """Return one user's interactions in (timestamp, offset) order, as `EventLog.history`."""
-        return log_read.history(self._connection, user)
+        return self._tail.history(user)
 
     def close(self) -> None:
         """Close the file."""

@@ -49,7 +49,8 @@ def check_id(value: str, name: str = "item_id", *, max_bytes: int = MAX_ID_BYTES
             f"{name} {value[:40]!r}... has {size} bytes: at most {max_bytes} are allowed,"
             " so send a shorter key or its hash"
         )
-    if _CONTROL.search(value):
+    # What can be printed has no control character, and that is found out sooner.
+    if not value.isprintable() and _CONTROL.search(value):
         raise ValueError(f"{name} {value!r} has a control character: remove it")
     return value
 

@@ -67,6 +67,7 @@ ALIASES = MappingProxyType(
 )
 """Names used by GA4, Google, Segment, Gorse and public data sets, in lower case."""
 
+_SHIPPED = frozenset(VERBS)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -78,7 +79,7 @@ def check_verb(name: str) -> str:
     >>> check_verb("add_to_cart"), check_verb("subscribe")
     ('add_to_cart', 'subscribe')
     """
-    if not _NAME.fullmatch(name):
+    if name not in _SHIPPED and not _NAME.fullmatch(name):
         raise ValueError(
             f"event {name[:64]!r} is no verb: use one of {', '.join(VERBS)}"
             " or a name of your own in lower case letters, digits and _"

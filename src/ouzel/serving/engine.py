@@ -49,6 +49,12 @@ DRAIN_SECONDS = 0.002
 DRAIN_USERS = 16
 """Most states that are brought up to date at once: less than a millisecond's work."""
 
+DRAIN_MANY = 32
+"""As many at once, without a pause, while over `MANY_BEHIND` wait: a fifth less work for each."""
+
+MANY_BEHIND = 256
+"""States that lack an event while events come in batches, and hardly ever otherwise."""
+
 NEWEST_EVENTS = 50_000
 """How far back in the log the trending list begins: a tenth of a second's reading."""
 
@@ -254,13 +260,15 @@ class Engine:
         """Append noted events to states in quiet moments; who asks sooner does not wait for it."""
         self._draining = None
         try:
-            left = self._states.drain(DRAIN_USERS)
+            many = self._states.behind > MANY_BEHIND
+            left = self._states.drain(DRAIN_MANY if many else DRAIN_USERS)
         except Exception:
             logger.exception("states could not be brought up to date: they are made anew")
             left = 1
         if left:
             loop = asyncio.get_running_loop()
-            self._draining = loop.call_later(DRAIN_SECONDS, self._drain)
+            pause = 0.0 if left > MANY_BEHIND else DRAIN_SECONDS
+            self._draining = loop.call_later(pause, self._drain)
 
     def _prefetch(self, events: Sequence[Event], receipts: Sequence[Written]) -> None:
         """Have the states made of users who begin to do something: they are likely to ask next."""

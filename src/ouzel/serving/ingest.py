@@ -156,10 +156,15 @@ def to_event(sent: EventIn, now_ms: int) -> Event | FieldError:
         fault = check_nested(name, nested)
         if fault is not None:
             return fault
-    event_id = sent.event_id if sent.event_id is not None else os.urandom(16).hex()
+    event_id = sent.event_id if sent.event_id is not None else _event_id(now_ms)
     made = _impression if sent.event == "impression" else _interaction
     event = made(sent, event_id, timestamp_ms)
     return event if isinstance(event, FieldError) else _storable(event)
+
+
+def _event_id(now_ms: int) -> str:
+    # Ids that begin with the time (as UUIDs of version 7 do) go to the end of the log's index.
+    return f"{now_ms:012x}{os.urandom(10).hex()}"
 
 
 def to_ms(timestamp: str | float) -> int:

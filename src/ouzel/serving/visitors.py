@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -59,18 +58,83 @@ class States(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class Visitor:
     """A known user: the log's row, all done so far, the part the model knows, and rows `seen`.
 
-    `seen` is sorted, each row once.
+    `seen` is sorted, each row once. Events are only noted when they come, and put into the columns
+    when somebody looks: most users do several things before they ask.
+
+    >>> visitor = Visitor(3, History(np.array([7], np.int32), np.array([5])), num_rows=8)
+    >>> visitor.add(9, 6)
+    >>> visitor.num_events, visitor.seen.tolist(), visitor.known.rows.tolist()
+    (2, [7, 9], [7])
     """
 
-    user: int
-    history: History
-    known: History
-    seen: NDArray[np.int32]
-    changes: int | None = 0
+    __slots__ = ("_history", "_known", "_newest", "_num_rows", "_seen", "changes", "user")
+
+    def __init__(
+        self, user: int, history: History, *, num_rows: int, changes: int | None = 0
+    ) -> None:
+        self.user = user
+        self.changes = changes
+        self._num_rows = num_rows
+        self._newest: list[tuple[int, int]] = []
+        self._history = history
+        self._known = self._known_of(history)
+        self._seen = distinct_rows(history.rows)
+
+    @property
+    def num_events(self) -> int:
+        """Return how many events the history has."""
+        return len(self._history) + len(self._newest)
+
+    @property
+    def last_ms(self) -> int:
+        """Return the time of the newest event, 0 if there is none."""
+        if self._newest:
+            return self._newest[-1][1]
+        return int(self._history.times_ms[-1]) if len(self._history) else 0
+
+    @property
+    def history(self) -> History:
+        """Return all done so far."""
+        self._take_in()
+        return self._history
+
+    @property
+    def known(self) -> History:
+        """Return the part that the model knows."""
+        self._take_in()
+        return self._known
+
+    @property
+    def seen(self) -> NDArray[np.int32]:
+        """Return the rows of all done so far, sorted, each once."""
+        self._take_in()
+        return self._seen
+
+    def add(self, row: int, time_ms: int) -> None:
+        """Note an event that is not older than the newest one."""
+        self._newest.append((row, time_ms))
+
+    def _take_in(self) -> None:
+        if not self._newest:
+            return
+        rows, times_ms = zip(*self._newest, strict=True)
+        self._newest = []
+        fresh = np.array(rows, np.int32)
+        self._history = History(
+            np.concatenate([self._history.rows, fresh]),
+            np.concatenate([self._history.times_ms, np.array(times_ms, np.int64)]),
+        )
+        self._known = self._known_of(self._history)
+        self._seen = distinct_rows(self._seen, fresh)
+
+    def _known_of(self, history: History) -> History:
+        known_n = history.rows < self._num_rows
+        if known_n.all():
+            return history
+        return History(history.rows[known_n], history.times_ms[known_n])
 
 
 class Visitors:
@@ -109,7 +173,7 @@ class Visitors:
         what was done before.
         """
         visitor = None if user_id is None else self._named(user_id, None)
-        if session_id is None or (visitor is not None and len(visitor.history)):
+        if session_id is None or (visitor is not None and visitor.num_events):
             return visitor
         return self._named(None, session_id) or visitor
 
@@ -152,7 +216,7 @@ class Visitors:
         """Forget a user's history, to be read from the log again."""
         visitor = self._entries.pop(user, None)
         if visitor is not None:
-            self.bytes -= _cost(visitor.history)
+            self.bytes -= _cost(visitor)
 
     def _apply_one(self, states: States, receipt: Written, time_ms: int, ticket: int) -> None:
         # A history read while this event was under way may or may not hold it already.
@@ -162,11 +226,11 @@ class Visitors:
             return
         visitor = self._entries.get(receipt.user)
         if visitor is not None:
-            times_ms = visitor.history.times_ms
-            if len(times_ms) and time_ms < times_ms[-1]:
+            if time_ms < visitor.last_ms:
                 self.drop(receipt.user)
             else:
-                self._extend(visitor, receipt.row, time_ms)
+                visitor.add(receipt.row, time_ms)
+                self.bytes += EVENT_BYTES
         states.observe(receipt.user, receipt.row, time_ms)
 
     def _visitor(self, user: int) -> Visitor:
@@ -181,10 +245,9 @@ class Visitors:
             self._loaded_at[user] = self._tickets.submitted
             self._loaded_at.move_to_end(user)
         history = self._log.history(user)
-        seen = distinct_rows(history.rows)
-        visitor = Visitor(user, history, self._known(history), seen, changes)
+        visitor = Visitor(user, history, num_rows=self._num_rows, changes=changes)
         self._entries[user] = visitor
-        self.bytes += _cost(history)
+        self.bytes += _cost(visitor)
         while self.bytes > self._max_bytes and len(self._entries) > 1:
             self.drop(next(iter(self._entries)))
         return visitor
@@ -196,24 +259,6 @@ class Visitors:
                 return
             del self._loaded_at[user]
 
-    def _extend(self, visitor: Visitor, row: int, time_ms: int) -> None:
-        visitor.history = _appended(visitor.history, row, time_ms)
-        self.bytes += EVENT_BYTES
-        visitor.known = self._known(visitor.history)
-        visitor.seen = distinct_rows(visitor.seen, np.array([row], np.int32))
 
-    def _known(self, history: History) -> History:
-        known_n = history.rows < self._num_rows
-        if known_n.all():
-            return history
-        return History(history.rows[known_n], history.times_ms[known_n])
-
-
-def _appended(history: History, row: int, time_ms: int) -> History:
-    return History(
-        np.append(history.rows, np.int32(row)), np.append(history.times_ms, np.int64(time_ms))
-    )
-
-
-def _cost(history: History) -> int:
-    return ENTRY_BYTES + EVENT_BYTES * len(history)
+def _cost(visitor: Visitor) -> int:
+    return ENTRY_BYTES + EVENT_BYTES * visitor.num_events
