@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ouzel.bundle.bundle import Bundle
 from ouzel.bundle.index import RECALL_KS, ChosenIndex, ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
-from ouzel.events.interactions import History
+from ouzel.events.interactions import History, Interactions
 from ouzel.inference.encoding import HistoryEncoder
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.ranking.assembly import automatic_engine, sample_histories
@@ -132,6 +132,23 @@ def automatic_record(vectors_ND: NDArray[np.float32], asked: Asked) -> IndexReco
     return IndexRecord(
         engine=engine.name, effort=engine.effort, recall=recall, num_queries=len(measuring)
     )
+
+
+def index_record(
+    vectors_ND: NDArray[np.float32], graphs: Graphs, interactions: Interactions
+) -> IndexRecord | None:
+    """Return `automatic_record` of a model's items, measured on users spread over all.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.events.interactions import from_histories
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
+    >>> index_record(np.eye(3, dtype=np.float32), graphs, from_histories([], num_rows=3)) is None
+    True
+    """
+    users = np.unique(np.linspace(0, max(0, interactions.num_users - 1), NUM_USERS).astype(int))
+    histories = [interactions.history(user) for user in users[: interactions.num_users].tolist()]
+    return automatic_record(vectors_ND, asked_by(histories, graphs))
 
 
 def measure_engines(
