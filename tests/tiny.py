@@ -32,8 +32,13 @@ def tiny_model(*, timed: bool = True, num_layers: int = 2) -> ESASRec:
     return model
 
 
-@cache
 def tiny_files(*, timed: bool = True, precision: Precision = "fp32") -> dict[str, bytes]:
+    return dict(_exported(timed, precision))
+
+
+@cache
+def _exported(timed: bool, precision: Precision) -> dict[str, bytes]:
+    # An export takes many seconds. All arguments are given: a cache takes f() and f(True) for two.
     return export_graphs(tiny_model(timed=timed), precision)
 
 
@@ -77,12 +82,20 @@ def tiny_ranker(*, timed: bool = True) -> TargetAttention:
     return ranker
 
 
+def tiny_ranker_files(*, precision: Precision = "fp32") -> dict[str, bytes]:
+    return dict(_exported_ranker(precision))
+
+
+@cache
+def _exported_ranker(precision: Precision) -> dict[str, bytes]:
+    return export_ranker(tiny_ranker(), tiny_model().config, precision)
+
+
 @cache
 def tiny_ranked_graphs() -> Graphs:
     """Return the graphs of the tiny model with those of its ranker."""
-    model = tiny_model()
-    files = {**tiny_files(), **export_ranker(tiny_ranker(), model.config)}
-    return Graphs(files, model.items.weight.detach().numpy().copy())
+    files = {**tiny_files(), **tiny_ranker_files()}
+    return Graphs(files, tiny_model().items.weight.detach().numpy().copy())
 
 
 @cache

@@ -10,6 +10,7 @@ import pytest
 from ouzel.bundle.index import ChosenIndex, ChosenIndexes
 from ouzel.bundle.store import BundleStore
 from ouzel.cli import doctor, main
+from ouzel.ranking.scoring import BREADTH
 from ouzel.ranking.stages import SearchIndex
 from ouzel.recommender import index as measuring
 from ouzel.recommender.home import Home
@@ -52,12 +53,20 @@ def test_every_engine_is_shown_and_the_chosen_one_marked(home, capsys) -> None:
     assert _index(home, "--recall", "0.9", "--p99-ms", "1000", "--json", "-") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["engine"] for row in rows] == [engine.name for engine in ABLE]
+    assert all(row["items_timed"] == 10 for row in rows)
     wanted = {"parameters", "recall@10", "recall@100", "p50_ms", "p99_ms", "bytes"}
     assert all(wanted | {"build_seconds", "chosen"} <= row.keys() for row in rows)
     (marked,) = [row for row in rows if row["chosen"]]
     assert marked["p50_ms"] == min(row["p50_ms"] for row in rows)
     chosen = _chosen(home)
     assert chosen is not None and chosen.record.engine == marked["engine"]
+
+
+def test_with_a_ranker_what_is_timed_is_what_it_orders(tmp_path, capsys) -> None:
+    write_home(tmp_path / "ranked", ranker=True)
+    assert _index(tmp_path / "ranked", "--recall", "0.5", "--p99-ms", "1000", "--json", "-") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["items_timed"] for row in rows] == len(rows) * [BREADTH]
 
 
 @pytest.mark.parametrize("engine", ABLE, ids=lambda engine: engine.name)

@@ -70,7 +70,7 @@ def test_it_serves_until_it_is_told_to_stop(home):
         reply = httpx.post(f"{address}/v1/recommend", json={"session_id": "s", "n": 3})
         assert reply.json()["items"][0]["source"] == "sequence"
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 0
         assert json.loads(out)["address"] == address
         told = json.loads(err.strip().splitlines()[-1])
@@ -107,7 +107,7 @@ def test_the_key_may_come_from_the_environment(home):
         headers = {"authorization": "Bearer canary"}
         assert httpx.get(f"{address}/v1/popular", headers=headers).status_code == 200
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "canary" not in out + err
 

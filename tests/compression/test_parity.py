@@ -46,7 +46,7 @@ def test_graphs_that_round_are_not_those_of_a_model_that_does_not() -> None:
 @pytest.mark.parametrize("graph", ["encode", "append", "query"])
 def test_a_graph_with_one_changed_weight_is_refused(graph: str, precision: Precision) -> None:
     """The planted fault: one tensor of one graph a little off."""
-    files = dict(tiny_files(precision=precision))
+    files = tiny_files(precision=precision)
     model = onnx.load_model_from_string(files[graph])
     largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
     largest.CopyFrom(

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from ouzel.compression.export import export_ranker, graph_signatures
+from ouzel.compression.export import graph_signatures
 from ouzel.compression.parity import PARITY_BOUND, measure_ranker_parity
 from ouzel.inference.onnxruntime import Graphs
 from tests.tiny import (
@@ -15,9 +15,9 @@ from tests.tiny import (
     random_history,
     tiny_files,
     tiny_graphs,
-    tiny_model,
     tiny_ranked_graphs,
     tiny_ranker,
+    tiny_ranker_files,
     tiny_tables,
 )
 
@@ -30,7 +30,7 @@ def test_the_graph_is_within_the_bound_of_the_ranker() -> None:
 
 
 def test_a_graph_with_one_changed_weight_is_refused() -> None:
-    model = onnx.load_model_from_string(export_ranker(tiny_ranker(), tiny_model().config)["rank"])
+    model = onnx.load_model_from_string(tiny_ranker_files()["rank"])
     largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
     largest.CopyFrom(
         numpy_helper.from_array(numpy_helper.to_array(largest) * np.float32(1.01), largest.name)
@@ -41,7 +41,7 @@ def test_a_graph_with_one_changed_weight_is_refused() -> None:
 
 
 def test_the_graph_has_free_sizes_and_no_copy_of_a_table() -> None:
-    graph = export_ranker(tiny_ranker(), tiny_model().config)
+    graph = tiny_ranker_files()
     signature = graph_signatures(graph)["rank"]
     assert signature.inputs["candidates"] == ["B", "K"]
     assert signature.inputs["keys"] == ["S", 2, 8, 8]

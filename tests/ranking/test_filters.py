@@ -142,13 +142,13 @@ def test_changes_are_counted_from_anew_while_a_mask_waits_to_be_made(shop, monke
     monkeypatch.setattr(filters, "_check_fields", lambda c: (check(c), begun.set()))
     with filters._lock, ThreadPoolExecutor(1) as pool:
         made = pool.submit(filters.make, TEXTS[1])
-        begun.wait(10)
+        assert begun.wait(60)
         time.sleep(0.05)  # now it waits for the lock, with the old list of changes
         for _ in range(4):
             change_one()
         assert len(filters._changes) < 4
         filters._lock.release()
-        mask = made.result(10)
+        mask = made.result(60)
         filters._lock.acquire()
     np.testing.assert_array_equal(filters.keep(TEXTS[1], mask)[1:], expected(catalog, TEXTS[1]))
     for text in TEXTS:

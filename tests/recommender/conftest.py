@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
 import pytest
 
 from ouzel import Recommender
+from ouzel.models.sequence.esasrec import PRESETS, ESASRecConfig
 
 NUM_USERS = 120
 CIRCLE = 15
@@ -27,8 +31,22 @@ def walks(num_users: int = NUM_USERS) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
 
 
+@contextmanager
+def small_preset() -> Iterator[None]:
+    """Let preset S be of one layer: its graphs are traced in half the time."""
+    with patch.dict(PRESETS, S=ESASRecConfig(num_layers=1, window=32)):
+        yield
+
+
+@pytest.fixture
+def small() -> Iterator[None]:
+    with small_preset():
+        yield
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("recommender") / "home"
-    Recommender(home).fit(walks(), split="leave-one-out", seed=3, minutes=0.1)
+    with small_preset():
+        Recommender(home).fit(walks(), split="leave-one-out", seed=3, minutes=0.1)
     return home

@@ -66,6 +66,20 @@ def test_every_engine_is_measured_until_it_finds_enough() -> None:
     assert all(0 < row["p50_ms"] <= row["p99_ms"] and row["bytes"] > 0 for row in rows)
 
 
+def test_what_is_timed_is_as_long_as_what_is_served(monkeypatch) -> None:
+    asked_for: list[int] = []
+
+    class Noting(ExactIndex):
+        def search(self, queries_BD, k, **more):
+            asked_for.append(k)
+            return super().search(queries_BD, k, **more)
+
+    monkeypatch.setattr(measuring, "ENGINES", (Noting,))
+    (row, _), *_ = measure_engines(VECTORS, ASKED, Target(0.5, 1e6), lambda _: None, breadth=500)
+    assert asked_for.count(500) == len(asked_for) - 2 == measuring.TRIES * len(ASKED)
+    assert row["items_timed"] == 500
+
+
 def test_an_engine_that_is_far_too_slow_is_not_asked_to_look_harder() -> None:
     rows = [row for row, _ in measure_engines(VECTORS, ASKED, Target(1.0, 1e-9), lambda _: None)]
     names = [row["engine"] for row in rows]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import polars as pl
 import pytest
 
 from ouzel import Recommender
 from ouzel.bundle.bundle import load_bundle
+from ouzel.recommender.evaluate import recorded_split
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Silent, TrainOptions
+from ouzel.recommender.publish import export
 from ouzel.recommender.ranker import add_ranker, trained_model
 from ouzel.serving.home import open_home
 from tests.recommender.conftest import walks
@@ -30,7 +33,8 @@ def ranked(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of the session's model with a ranker added."""
     home = tmp_path_factory.mktemp("ranked") / "home"
     shutil.copytree(trained, home)
-    add_ranker(Home(home), TrainOptions(minutes=0.01), Silent())
+    with patch("ouzel.recommender.publish.export_graphs", side_effect=AssertionError):
+        add_ranker(Home(home), TrainOptions(minutes=0.01), Silent())
     return home
 
 
@@ -40,12 +44,35 @@ def test_a_ranker_is_added_to_the_model_that_is_there(trained: Path, ranked: Pat
     assert bundle.manifest.features["ranker"]["config"]["actions"] == ["interact"]
     assert set(bundle.manifest.graphs) - set(before.manifest.graphs) == {"rank"}
     assert bundle.manifest.error_bounds["rank"] < 1e-4
+    assert bundle.manifest.index is not None
+    assert bundle.manifest.index == before.manifest.index
     assert bundle.tensors("ranker")["items"].shape[0] == bundle.manifest.num_rows
     same = trained_model(before).state_dict(), trained_model(bundle).state_dict()
     assert all((same[0][name] == same[1][name]).all() for name in same[0])
     models = [row["model"] for row in bundle.manifest.metrics]
     assert models[:2] == ["esasrec + ranker", "esasrec"]
     assert {"best_baseline", "ndcg@10_lead_low"} <= set(bundle.manifest.metrics[0])
+
+
+@pytest.mark.parametrize("other", ["precision", "version"])
+def test_graphs_that_would_be_others_today_are_not_taken_over(trained, other) -> None:
+    bundle = Home(trained).current()
+    interactions, _ = recorded_split(Home(trained), bundle)
+    precision = "fp16" if other == "precision" else "int8"
+    told = {"versions": {}} if other == "version" else dict(bundle.manifest.versions)
+    with (
+        patch("ouzel.recommender.publish.export_graphs", side_effect=InterruptedError),
+        patch("ouzel.recommender.publish.versions", return_value=told),
+        pytest.raises(InterruptedError),
+    ):
+        export(
+            trained_model(bundle),
+            interactions,
+            held_out=[],
+            precision=precision,
+            threads=1,
+            earlier=bundle,
+        )
 
 
 def test_the_whole_is_evaluated(ranked: Path) -> None:
@@ -84,6 +111,7 @@ def test_weights_of_unknown_actions_are_refused(trained: Path, ranked: Path) -> 
     assert flipped["item_id"].to_list() != usual["item_id"].to_list()
 
 
+@pytest.mark.usefixtures("small")
 def test_training_with_a_ranker_and_refit(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     rated = walks(40).with_columns(value=pl.int_range(pl.len()) % 5)

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from ouzel import Recommender
+from ouzel.cli import main
 from ouzel.events.alone import alone
 from ouzel.events.types import ItemUpdate
 from ouzel.recommender.home import Home
@@ -21,9 +22,18 @@ from ouzel.recommender.options import TrainOptions
 from ouzel.retrieval.types import Query
 from tests.recommender.conftest import NUM_USERS, walks
 
+SMALL = """
+import sys
+from ouzel.cli import main
+from tests.recommender.conftest import small_preset
+with small_preset():
+    main(sys.argv[1:])
+"""
 
-def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ouzel.cli", *map(str, arguments)]
+
+def cli(*arguments: object, small: bool = False) -> subprocess.CompletedProcess[str]:
+    program = ("-c", SMALL) if small else ("-m", "ouzel.cli")
+    command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -176,10 +186,11 @@ def test_evaluation_refuses_a_log_that_lost_events(home: Path) -> None:
     assert found.returncode == 1 and "train again" in found.stderr
 
 
+@pytest.mark.usefixtures("small")
 def test_refit_serves_all_data_and_still_measures_what_was_left_out(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     recommender = Recommender(home.root).fit(
-        walks(40), split="leave-one-out", refit=True, minutes=0.01
+        walks(40), split="leave-one-out", refit=True, minutes=0.01, state_precision="fp32"
     )
     served, measured = home.current(), home.measured()
     assert served.manifest.features["refit"] and not measured.manifest.features["refit"]
@@ -190,7 +201,9 @@ def test_refit_serves_all_data_and_still_measures_what_was_left_out(tmp_path: Pa
 def test_the_command_line_from_file_to_list(tmp_path: Path) -> None:
     data, home = tmp_path / "events.csv", tmp_path / "home"
     walks(40).write_csv(data)
-    trained = cli("train", "--data", data, "--out", home, "--minutes", "0.02", "--json", "-")
+    trained = cli(
+        "train", "--data", data, "--out", home, "--minutes", "0.02", "--json", "-", small=True
+    )
     assert trained.returncode == 0, trained.stderr
     result = json.loads(trained.stdout)
     assert result["rows"][0]["model"] == "esasrec"
@@ -219,12 +232,14 @@ def test_the_command_line_from_file_to_list(tmp_path: Path) -> None:
     ],
 )
 def test_bad_calls_get_one_line_and_a_code(
-    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path, monkeypatch
+    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = cli(*arguments)
-    assert found.returncode == code
-    assert message in found.stderr and "Traceback" not in found.stderr
+    with pytest.raises(SystemExit) as leaving:
+        main(list(arguments))
+    assert leaving.value.code == code
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize(

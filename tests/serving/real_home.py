@@ -11,7 +11,7 @@ import numpy as np
 
 from ouzel.bundle.bundle import write_bundle
 from ouzel.bundle.store import BundleStore
-from ouzel.compression.export import export_ranker, graph_signatures
+from ouzel.compression.export import graph_signatures
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.models.layers.precision import Precision
@@ -24,8 +24,7 @@ from tests.tiny import (
     START_MS,
     tiny_files,
     tiny_graphs,
-    tiny_model,
-    tiny_ranker,
+    tiny_ranker_files,
     tiny_tables,
 )
 
@@ -45,9 +44,9 @@ def write_home(
         log.append(_items() + _interactions(rng, num_users))
         interactions = log.interactions()
         graphs = tiny_graphs(precision=precision)
-        files, extra, features = dict(tiny_files(precision=precision)), {}, {}
+        files, extra, features = tiny_files(precision=precision), {}, {}
         if ranker:
-            files |= export_ranker(tiny_ranker(), tiny_model().config, precision)
+            files |= tiny_ranker_files(precision=precision)
             extra = {"ranker": {"items": tiny_tables()[1]}}
             features = {"ranker": {"config": {"actions": list(ACTIONS)}}}
         bundle = write_bundle(

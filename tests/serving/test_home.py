@@ -124,7 +124,7 @@ def test_the_audit_finds_a_planted_corruption(client, engine, caplog):
             states.forget(other)
 
     def audit():
-        return asyncio.run_coroutine_threadsafe(engine.audit_one(), engine.writer._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(engine.audit_one(), engine.writer._loop).result(60)
 
     assert audit() < 1e-4
     states.pool.cache[1][states.pool.slot(user)] += 1.0
@@ -164,7 +164,7 @@ def test_answers_do_not_wait_for_an_audit(engine, monkeypatch):
 
     async def scenario():
         engine.answers.rank([request], [Timing()])
-        monkeypatch.setattr(graphs, "encode", lambda *padded: let.wait(10) and encode(*padded))
+        monkeypatch.setattr(graphs, "encode", lambda *padded: let.wait(60) and encode(*padded))
         audit = asyncio.create_task(engine.audit_one())
         await asyncio.sleep(0)
         answer = await engine.answers.answer(request, Timing())

@@ -137,12 +137,12 @@ def test_a_title_that_changes_while_the_search_is_made_anew_is_found(client, eng
     def slow(self, titles):
         make(self, titles)
         begun.set()
-        let.wait(10)  # whatever was read of the titles is old from here on
+        let.wait(60)  # whatever was read of the titles is old from here on
 
     monkeypatch.setattr("ouzel.serving.engine.MOST_CHANGED_TITLES", 0)
     monkeypatch.setattr(TitleSearch, "__init__", slow)
     client.patch("/v1/items/i1", json={"fields": {"title": "First"}})
-    assert begun.wait(10)
+    assert begun.wait(60)
     client.patch("/v1/items/i1", json={"fields": {"title": "Second"}})
     client.patch("/v1/items/i2", json={"fields": {"title": "Third"}})
     before = engine.titles

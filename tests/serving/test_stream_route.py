@@ -41,7 +41,7 @@ def ticks(reply):
             yield json.loads(line.removeprefix("data: "))
 
 
-def until(condition, *, seconds=10.0):
+def until(condition, *, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "never so"

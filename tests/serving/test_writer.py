@@ -31,7 +31,7 @@ class SlowLog:
 
     def append(self, events: Sequence[Event]) -> list[Receipt]:
         self.entered.set()
-        assert self.let.wait(10)
+        assert self.let.wait(60)
         if self.error is not None:
             raise self.error
         if any(event.event_id == self.poison for event in events):

@@ -38,7 +38,7 @@ def command(
 
     target = Target(recall, p99_ms, k)
     rows, chosen = choose_index(Home(home), target, lambda words: typer.echo(words, err=True))
-    emit(rows, json, title=f"Searches for {k} items, one at a time")
+    emit(rows, json, title=f"Searches for {rows[0]['items_timed']} items, one at a time")
     if chosen is None:
         raise ValueError(
             f"nothing finds {recall:g} of the best {k} with p99 of {p99_ms:g} ms here: "

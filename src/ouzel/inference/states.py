@@ -171,7 +171,6 @@ class UserStates:
         """
         if user in self.pool:
             return None
-        self.stats.misses += 1
         history = known_events(self._graphs, self._load_history(user))
         return history if len(history) else None
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from ouzel.bundle.bundle import Bundle
 from ouzel.bundle.index import RECALL_KS, ChosenIndex, ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
-from ouzel.events.interactions import History
+from ouzel.events.interactions import History, Interactions
 from ouzel.inference.encoding import HistoryEncoder
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.ranking.assembly import automatic_engine, sample_histories
+from ouzel.ranking.scoring import BREADTH
 from ouzel.recommender.home import Home
 from ouzel.retrieval.engines import ENGINES
 from ouzel.retrieval.exact import ExactIndex
@@ -134,13 +135,36 @@ def automatic_record(vectors_ND: NDArray[np.float32], asked: Asked) -> IndexReco
     )
 
 
+def index_record(
+    vectors_ND: NDArray[np.float32], graphs: Graphs, interactions: Interactions
+) -> IndexRecord | None:
+    """Return `automatic_record` of a model's items, measured on users spread over all.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.events.interactions import from_histories
+    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
+    >>> index_record(np.eye(3, dtype=np.float32), graphs, from_histories([], num_rows=3)) is None
+    True
+    """
+    users = np.unique(np.linspace(0, max(0, interactions.num_users - 1), NUM_USERS).astype(int))
+    histories = [interactions.history(user) for user in users[: interactions.num_users].tolist()]
+    return automatic_record(vectors_ND, asked_by(histories, graphs))
+
+
 def measure_engines(
-    vectors_ND: NDArray[np.float32], asked: Asked, target: Target, told: Told
+    vectors_ND: NDArray[np.float32],
+    asked: Asked,
+    target: Target,
+    told: Told,
+    *,
+    breadth: int | None = None,
 ) -> Iterator[tuple[Row, Engine]]:
     """Yield a row for every engine and effort that was measured, and the engine as it was.
 
     Each engine looks harder until it finds enough, or is far too slow. Engines that cannot search
-    these vectors here are told of and left out.
+    these vectors here are told of and left out. A search that is timed finds `breadth` items, or
+    the k of the target.
 
     >>> asked = Asked(np.ones((2, 4), np.float32), [np.array([1], np.int32)] * 2)
     >>> rows = measure_engines(np.eye(4, dtype=np.float32), asked, Target(0.9, 50), lambda _: None)
@@ -149,6 +173,7 @@ def measure_engines(
     ('exact', 1.0)
     """
     expected_BK = _exact_best(vectors_ND, asked)
+    breadth = breadth or target.k
     for kind in ENGINES:
         if reason := kind.why_not(*vectors_ND.shape):
             told(f"{kind.name}: left out, {reason}")
@@ -160,12 +185,13 @@ def measure_engines(
         size = vectors_ND.nbytes + sum(tensor.nbytes for tensor in engine.to_tensors().values())
         while True:
             recall = measured_recall(engine, expected_BK, asked)
-            p50_ms, p99_ms = _timed_ms(engine, asked, target.k)
+            p50_ms, p99_ms = _timed_ms(engine, asked, breadth)
             yield (
                 {
                     "engine": engine.name,
                     "parameters": f"{engine.effort_name}={engine.effort}" if engine.effort else "",
                     **recall,
+                    "items_timed": breadth,
                     "p50_ms": p50_ms,
                     "p99_ms": p99_ms,
                     "bytes": size,
@@ -245,7 +271,10 @@ def choose_index(home: Home, target: Target, told: Told) -> tuple[list[Row], Row
         raise ValueError(f"{home.root} has too few users with known events to measure with")
     rows: list[Row] = []
     best: tuple[Row, ChosenIndex, dict[str, NDArray[np.generic]]] | None = None
-    for row, engine in measure_engines(bundle.tensors("items")["vectors"], asked, target, told):
+    vectors_ND = bundle.tensors("items")["vectors"]
+    # A request of a home with a ranker searches for what the ranker orders, however short its list.
+    breadth = BREADTH if "ranker" in bundle.manifest.features else None
+    for row, engine in measure_engines(vectors_ND, asked, target, told, breadth=breadth):
         rows.append(row)
         told(f"{row['engine']} {row['parameters']}: p50 {row['p50_ms']:.2f} ms")
         if cheapest(rows, target) is row:

@@ -19,6 +19,7 @@ from ouzel.ranking.scoring import BREADTH
 from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, recorded_split, scorers_of
 from ouzel.recommender.home import Home
+from ouzel.recommender.index import index_record
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import Provenance, export, publish, validation_histories
 from ouzel.training.ranking import RankingResult, RankingSettings, actions_of, fit_ranker
@@ -134,6 +135,7 @@ def add_ranker(home: Home, options: TrainOptions, progress: Progress) -> Bundle:
         precision=options.state_precision,
         threads=usable_threads(),
         ranker=ranker,
+        earlier=parent,
     )
     rows = compare(scorers_of(exported), split, name=features["split"], progress=progress)
     if rows:
@@ -146,6 +148,7 @@ def add_ranker(home: Home, options: TrainOptions, progress: Progress) -> Bundle:
         metrics=rows,
         seed=options.seed,
         parent=parent.digest,
+        index=index_record(exported.vectors_ND, exported.graphs, interactions),
     )
     bundle = publish(home, exported, interactions, provenance)
     home.store().promote(bundle.digest)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from ouzel.bundle.bundle import Bundle
-from ouzel.bundle.manifest import DataRange, IndexRecord
+from ouzel.bundle.manifest import DataRange
 from ouzel.data.clean import implicit, k_core
 from ouzel.data.dataset import Dataset
 from ouzel.data.split import Split
@@ -22,7 +21,7 @@ from ouzel.models.sequence import SEQUENCE_MODELS
 from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, scorers_of, split_of
 from ouzel.recommender.home import Home
-from ouzel.recommender.index import NUM_USERS, asked_by, automatic_record
+from ouzel.recommender.index import index_record
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import (
     Exported,
@@ -169,7 +168,7 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     )
     progress.say(_states_line(exported))
     rows = compare(scorers_of(exported), split, name=options.split, progress=progress)
-    index = _index_record(exported, interactions)
+    index = index_record(exported.vectors_ND, exported.graphs, interactions)
     provenance = replace(provenance, metrics=rows, index=index)
     bundle = publish(home, exported, interactions, provenance)
     if options.refit:
@@ -288,15 +287,9 @@ def _refit(
         threads=usable_threads(),
         ranker=ranker,
     )
-    provenance = replace(provenance, index=_index_record(exported, interactions))
+    index = index_record(exported.vectors_ND, exported.graphs, interactions)
+    provenance = replace(provenance, index=index)
     return publish(home, exported, interactions, provenance)
-
-
-def _index_record(exported: Exported, interactions: Interactions) -> IndexRecord | None:
-    """Return how well the items of a model are found, measured on users spread over all."""
-    users = np.unique(np.linspace(0, max(0, interactions.num_users - 1), NUM_USERS).astype(int))
-    histories = [interactions.history(user) for user in users[: interactions.num_users].tolist()]
-    return automatic_record(exported.vectors_ND, asked_by(histories, exported.graphs))
 
 
 def dropout_for(interactions: Interactions) -> float:

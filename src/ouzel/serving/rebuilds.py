@@ -61,6 +61,7 @@ class Rebuilds:
         self._states = states
         self._encoder = encoder
         self._made: dict[int, asyncio.Task[None]] = {}
+        self._unasked: set[int] = set()
         # One at a time: there is one bench.
         self._turn = asyncio.Lock()
 
@@ -71,6 +72,10 @@ class Rebuilds:
             if len(self._made) >= MAX_WAITING:
                 return
             task = self._begin(user)
+            self._states.stats.misses += 1
+        elif user in self._unasked:
+            self._unasked.discard(user)
+            self._states.stats.misses += 1
         # Not awaited itself: who gives up must not cancel it for the others.
         await asyncio.wait([task], timeout=seconds)
 
@@ -79,12 +84,17 @@ class Rebuilds:
         idle = user not in self._made and len(self._made) < MAX_PREFETCHING
         if user >= 0 and idle and not self._states.contains(user):
             self._states.stats.prefetches += 1
+            self._unasked.add(user)
             self._begin(user)
 
     def _begin(self, user: int) -> asyncio.Task[None]:
         task = self._made[user] = asyncio.get_running_loop().create_task(self._make(user))
-        task.add_done_callback(lambda _: self._made.pop(user))
+        task.add_done_callback(lambda _: self._end(user))
         return task
+
+    def _end(self, user: int) -> None:
+        del self._made[user]
+        self._unasked.discard(user)
 
     async def error_of(self, audit: Audit) -> float:
         """Return the error that an audit finds, at the price of an encode beside this process."""
