@@ -77,11 +77,19 @@ def tiny_ranker(*, timed: bool = True) -> TargetAttention:
     return ranker
 
 
+def tiny_kernel_weights(*, timed: bool = True) -> dict[str, NDArray[np.generic]]:
+    """Return what the kernel needs of the tiny ranker."""
+    return {name: w.numpy() for name, w in tiny_ranker(timed=timed).kernel_weights().items()}
+
+
 @cache
-def tiny_ranked_graphs() -> Graphs:
+def tiny_ranked_graphs(*, timed: bool = True, precision: Precision = "fp32") -> Graphs:
     """Return the graphs of the tiny model with those of its ranker."""
-    model = tiny_model()
-    files = {**tiny_files(), **export_ranker(tiny_ranker(), model.config)}
+    model, ranker = tiny_model(timed=timed), tiny_ranker(timed=timed)
+    files = {
+        **tiny_files(timed=timed, precision=precision),
+        **export_ranker(ranker, model.config, precision),
+    }
     return Graphs(files, model.items.weight.detach().numpy().copy())
 
 

@@ -24,6 +24,7 @@ from tests.tiny import (
     START_MS,
     tiny_files,
     tiny_graphs,
+    tiny_kernel_weights,
     tiny_model,
     tiny_ranker,
     tiny_tables,
@@ -48,7 +49,7 @@ def write_home(
         files, extra, features = dict(tiny_files(precision=precision)), {}, {}
         if ranker:
             files |= export_ranker(tiny_ranker(), tiny_model().config, precision)
-            extra = {"ranker": {"items": tiny_tables()[1]}}
+            extra = {"ranker": {"items": tiny_tables()[1], **tiny_kernel_weights()}}
             features = {"ranker": {"config": {"actions": list(ACTIONS)}}}
         bundle = write_bundle(
             home / "bundles",
