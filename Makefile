@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
-KERNEL := src/ouzel/retrieval/scan.cpp
+KERNEL := src/ouzel/retrieval/scan.cpp src/ouzel/inference/target_attention.cpp
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: install demo test check bench

@@ -82,20 +82,28 @@ def tiny_ranker(*, timed: bool = True) -> TargetAttention:
     return ranker
 
 
-def tiny_ranker_files(*, precision: Precision = "fp32") -> dict[str, bytes]:
-    return dict(_exported_ranker(precision))
+def tiny_ranker_files(*, timed: bool = True, precision: Precision = "fp32") -> dict[str, bytes]:
+    return dict(_exported_ranker(timed, precision))
 
 
 @cache
-def _exported_ranker(precision: Precision) -> dict[str, bytes]:
-    return export_ranker(tiny_ranker(), tiny_model().config, precision)
+def _exported_ranker(timed: bool, precision: Precision) -> dict[str, bytes]:
+    return export_ranker(tiny_ranker(timed=timed), tiny_model(timed=timed).config, precision)
+
+
+def tiny_kernel_weights(*, timed: bool = True) -> dict[str, NDArray[np.generic]]:
+    """Return what the kernel needs of the tiny ranker."""
+    return {name: w.numpy() for name, w in tiny_ranker(timed=timed).kernel_weights().items()}
 
 
 @cache
-def tiny_ranked_graphs() -> Graphs:
+def tiny_ranked_graphs(*, timed: bool = True, precision: Precision = "fp32") -> Graphs:
     """Return the graphs of the tiny model with those of its ranker."""
-    files = {**tiny_files(), **tiny_ranker_files()}
-    return Graphs(files, tiny_model().items.weight.detach().numpy().copy())
+    files = {
+        **tiny_files(timed=timed, precision=precision),
+        **tiny_ranker_files(timed=timed, precision=precision),
+    }
+    return Graphs(files, tiny_model(timed=timed).items.weight.detach().numpy().copy())
 
 
 @cache

@@ -10,10 +10,12 @@ from ouzel.events.interactions import History
 from ouzel.inference.pool import slot_bytes
 from ouzel.inference.ranking import AT_ONCE, Asking, StateRanker
 from ouzel.inference.states import UserStates
+from ouzel.inference.target_attention import TargetAttentionKernel
 from tests.tiny import (
     ACTIONS,
     NUM_ROWS,
     random_history,
+    tiny_kernel_weights,
     tiny_model,
     tiny_ranked_graphs,
     tiny_ranker,
@@ -36,10 +38,24 @@ def states() -> UserStates:
     )
 
 
-@pytest.fixture
-def ranker(states: UserStates) -> StateRanker:
+@pytest.fixture(params=["graph", "kernel"])
+def ranker(states: UserStates, request: pytest.FixtureRequest) -> StateRanker:
+    if request.param == "graph":
+        return made(states, None)
+    if not TargetAttentionKernel.works():
+        pytest.skip("no ranking kernel on this machine")
     vectors_ND, items_NF = tiny_tables()
-    return StateRanker(states, actions=ACTIONS, vectors_ND=vectors_ND, items_NF=items_NF)
+    tensors = {"items": items_NF, **tiny_kernel_weights()}
+    kernel = TargetAttentionKernel.of(states.graphs.shape, vectors_ND, tensors)
+    assert kernel is not None
+    return made(states, kernel)
+
+
+def made(states: UserStates, kernel: TargetAttentionKernel | None) -> StateRanker:
+    vectors_ND, items_NF = tiny_tables()
+    return StateRanker(
+        states, actions=ACTIONS, vectors_ND=vectors_ND, items_NF=items_NF, kernel=kernel
+    )
 
 
 def stored(states: UserStates, *users: int) -> list[Asking]:

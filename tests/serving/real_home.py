@@ -24,6 +24,7 @@ from tests.tiny import (
     START_MS,
     tiny_files,
     tiny_graphs,
+    tiny_kernel_weights,
     tiny_ranker_files,
     tiny_tables,
 )
@@ -47,7 +48,7 @@ def write_home(
         files, extra, features = tiny_files(precision=precision), {}, {}
         if ranker:
             files |= tiny_ranker_files(precision=precision)
-            extra = {"ranker": {"items": tiny_tables()[1]}}
+            extra = {"ranker": {"items": tiny_tables()[1], **tiny_kernel_weights()}}
             features = {"ranker": {"config": {"actions": list(ACTIONS)}}}
         bundle = write_bundle(
             home / "bundles",

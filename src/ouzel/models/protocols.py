@@ -171,6 +171,10 @@ class Ranker(nn.Module, ABC):
         """Return what depends on an item alone (M, F), for rows and their output-side vectors."""
 
     @abstractmethod
+    def kernel_weights(self) -> dict[str, Tensor]:
+        """Return what compiled code needs to rank without the graph; nothing: there is none."""
+
+    @abstractmethod
     def forward(
         self,
         query_BD: Tensor,

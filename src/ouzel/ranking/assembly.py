@@ -20,6 +20,7 @@ from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
 from ouzel.inference.ranking import StateRanker
 from ouzel.inference.states import UserStates
+from ouzel.inference.target_attention import TargetAttentionKernel
 from ouzel.ranking.pipeline import Stage
 from ouzel.ranking.scoring import RankCandidates
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
@@ -231,9 +232,11 @@ def state_ranker(bundle: Bundle, states: UserStates) -> StateRanker | None:
     told = bundle.manifest.features.get("ranker")
     if told is None:
         return None
+    vectors_ND, tensors = bundle.tensors("items")["vectors"], bundle.tensors("ranker")
     return StateRanker(
         states,
         actions=told["config"]["actions"],
-        vectors_ND=bundle.tensors("items")["vectors"],
-        items_NF=bundle.tensors("ranker")["items"],
+        vectors_ND=vectors_ND,
+        items_NF=tensors["items"],
+        kernel=TargetAttentionKernel.of(states.graphs.shape, vectors_ND, tensors),
     )

@@ -6,8 +6,8 @@ Shape legend: B = queries in a pass, K = candidates of one query, A = actions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Protocol
 
@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.inference.ranking import Asking, Stored
-from ouzel.ranking.pipeline import BUDGET_MS, Kind, Stage, Work
+from ouzel.inference.target_attention import BegunRanking
+from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
+from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Candidates, Query
 
 BREADTH = 500
 """Candidates that are scored for a list."""
 
 SCORE_BUDGET_MS = BUDGET_MS
-"""What scoring may cost a query: 500 candidates against a state that is held take 2 ms on one core,
-a session is encoded first."""
+"""What scoring may cost a query: 500 candidates against a state that is held take 1 ms on one core,
+2 without the kernel, and a session is encoded first."""
 
 
 class ScoresCandidates(Protocol):
@@ -43,6 +45,17 @@ class ScoresCandidates(Protocol):
         self, asking: Sequence[Asking], candidates_BK: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], list[bool]]:
         """Return the logits (B, K, A) of candidate rows, and for whom there are any."""
+        ...
+
+    @property
+    def kernel(self) -> object | None:
+        """Return what ranks in compiled code, None if nothing does."""
+        ...
+
+    def begin(
+        self, asking: Sequence[Asking], candidates_BK: NDArray[np.int64]
+    ) -> tuple[BegunRanking, list[bool]] | None:
+        """Return the ranking that gives the logits, to run in any thread; None: no kernel."""
         ...
 
     def over(self, states: Stored) -> ScoresCandidates:
@@ -84,7 +97,8 @@ class RankCandidates(Stage):
     The score of a candidate becomes the weighted sum of its logits. Where there is no ranking (the
     state is gone, the ranker raises or gives NaN) the order of the sources stays.
     What was asked for by the vector of an item, or by weights of sources, has that order on
-    purpose. Items that came after the model are last.
+    purpose. Items that came after the model are last. A ranker with a kernel can rank beside the
+    caller, see `work_with`.
     """
 
     name = "ranker"
@@ -98,6 +112,7 @@ class RankCandidates(Stage):
     ) -> None:
         self.ranker = ranker
         self._weights_A = action_weights(ranker.actions, weights)
+        self._worker: ScanWorker | None = None
 
     def over(self, states: Stored) -> RankCandidates:
         """Return the same stage over other states of the same Bundle."""
@@ -111,26 +126,67 @@ class RankCandidates(Stage):
         Raises:
             ValueError: the ranker gave a score that is not finite.
         """
+        lists = self._lists(work)
+        if lists is None:
+            return work
+        logits_BKA, known = self.ranker.logits(lists.asking, lists.rows_BK)
+        return self._ranked(work, lists, logits_BKA, known)
+
+    def work_with(self, worker: ScanWorker | None) -> bool:
+        """Let `worker` rank beside the caller, None: nobody; return whether the ranker can."""
+        can = self.ranker.kernel is not None
+        self._worker = worker if can else None
+        return can
+
+    def begin(self, work: Work, done: Callable[[], None]) -> Finish | None:
+        """Begin to rank with the worker, if there is one."""
+        lists = None if self._worker is None else self._lists(work)
+        if self._worker is None or lists is None:
+            return None
+        begun = self.ranker.begin(lists.asking, lists.rows_BK)
+        if begun is None:
+            return None
+        ranking, known = begun
+        self._worker.submit(ranking, done)
+        return lambda: self._ranked(work, lists, ranking.result(), known)
+
+    def _lists(self, work: Work) -> _Lists | None:
+        """Return the lists of a pass that are to be ranked, None if there are none."""
         places = [
             at
             for at, (query, found) in enumerate(zip(work.queries, work.found, strict=True))
             if len(found) and _wanted(query)
         ]
         if not places:
-            return work
-        asking = [_asking(work.queries[at]) for at in places]
-        lists = [work.found[at] for at in places]
-        rows_BK = _padded(lists)
+            return None
+        rows_BK = _padded([work.found[at] for at in places])
         late_BK = rows_BK >= self.ranker.num_rows
-        logits_BKA, known = self.ranker.logits(asking, np.where(late_BK, 0, rows_BK))
+        rows_BK[late_BK] = 0
+        return _Lists(places, [_asking(work.queries[at]) for at in places], rows_BK, late_BK)
+
+    def _ranked(
+        self, work: Work, lists: _Lists, logits_BKA: NDArray[np.float32], known: Sequence[bool]
+    ) -> Work:
         scores_BK = logits_BKA @ self._weights_A
         found = list(work.found)
-        for line, (at, candidates) in enumerate(zip(places, lists, strict=True)):
+        for line, at in enumerate(lists.places):
             if known[line]:
-                size = len(candidates)
-                found[at] = _in_order(candidates, scores_BK[line, :size], late_BK[line, :size])
-        late = tuple(at for at, ranked in zip(places, known, strict=True) if not ranked)
+                size = len(found[at])
+                late_K = lists.late_BK[line, :size]
+                found[at] = _in_order(found[at], scores_BK[line, :size], late_K)
+        late = tuple(at for at, ranked in zip(lists.places, known, strict=True) if not ranked)
         return Work(work.queries, tuple(found), late)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """The lists of a pass that are ranked: where they are in it, who asks, rows (B, K), which of
+    them the ranker does not know."""
+
+    places: Sequence[int]
+    asking: Sequence[Asking]
+    rows_BK: NDArray[np.int64]
+    late_BK: NDArray[np.bool_]
 
 
 def _wanted(query: Query) -> bool:
@@ -158,9 +214,11 @@ def _in_order(
     """Return the candidates by their scores; `late_K`, of which the ranker knows nothing, last."""
     if not np.isfinite(scores_K).all():
         raise ValueError("the ranker gave a score with NaN or infinity: train again")
-    if late_K.all():
+    if not late_K.any():
+        order = np.argsort(-scores_K, kind="stable")
+    elif late_K.all():
         return candidates
-    if late_K.any():
+    else:
         scores_K = np.where(late_K, scores_K[~late_K].min() - 1, scores_K)
-    order = np.lexsort((-scores_K, late_K))
-    return replace(candidates, scores_K=scores_K.astype(np.float32)).take(order)
+        order = np.lexsort((-scores_K, late_K))
+    return replace(candidates, scores_K=scores_K.astype(np.float32, copy=False)).take(order)

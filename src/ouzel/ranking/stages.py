@@ -121,7 +121,7 @@ class SearchIndex(Stage):
 
     It finds as many as the query's `k`, or its `breadth` if that is more. The budget grows with the
     index: a search may read every row of it. An index of codes can be searched beside the caller,
-    see `search_with`.
+    see `work_with`.
     """
 
     name = "search"
@@ -142,7 +142,7 @@ class SearchIndex(Stage):
         found = self.index.search(queries_BD, k, exclude=exclude, hidden=hidden)
         return _with_found(work, *found)
 
-    def search_with(self, worker: ScanWorker | None) -> bool:
+    def work_with(self, worker: ScanWorker | None) -> bool:
         """Let `worker` search beside the caller, None: nobody; return whether the index can."""
         can = isinstance(self.index, LiveIndex) and self.index.scans
         self._worker = worker if can else None

@@ -214,7 +214,10 @@ def publish(
     }
     told = dict(provenance.features)
     if exported.ranker is not None and exported.items_NF is not None:
-        tensors["ranker"] = {"items": exported.items_NF}
+        for_kernel = exported.ranker.kernel_weights().items()
+        tensors["ranker"] = {"items": exported.items_NF} | {
+            name: tensor.numpy() for name, tensor in for_kernel
+        }
         config = msgspec.to_builtins(exported.ranker.config)
         told["ranker"] = {"name": exported.ranker.name, "config": config}
     fields = {

@@ -210,8 +210,14 @@ bool runs(const Search &search) noexcept {
     }
 }
 
-// A thread that runs searches in their order, and writes a byte to `done` after each: 0, or 1 if
-// there was not enough memory.
+// Something to do beside the interpreter, a search for one: gives 0 if there was not enough memory.
+struct Task {
+    int (*function)(const void *);
+    const void *arguments;
+};
+
+// A thread that does tasks in their order, and writes a byte to `done` after each: 0, or 1 if it
+// failed.
 class Worker {
   public:
     explicit Worker(int done) : done_(done), thread_([this] { work(); }) {}
@@ -234,10 +240,10 @@ class Worker {
 #endif
     }
 
-    void submit(const Search &search) {
+    void submit(const Task &task) {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            waiting_.push_back(search);
+            waiting_.push_back(task);
         }
         changed_.notify_one();
     }
@@ -248,10 +254,10 @@ class Worker {
             std::unique_lock<std::mutex> lock(mutex_);
             changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
             if (waiting_.empty()) return;
-            const Search search = waiting_.front();
+            const Task task = waiting_.front();
             waiting_.pop_front();
             lock.unlock();
-            const char failed = runs(search) ? 0 : 1;
+            const char failed = task.function(task.arguments) ? 0 : 1;
             while (write(done_, &failed, 1) < 0 && errno == EINTR) {
             }
         }
@@ -261,7 +267,7 @@ class Worker {
     bool stopping_ = false;
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::deque<Search> waiting_;
+    std::deque<Task> waiting_;
     std::thread thread_;
 };
 
@@ -276,10 +282,10 @@ int ouzel_scan_works() {
 }
 
 // Who was built for another layout of a search must not call.
-int64_t ouzel_scan_bytes() { return sizeof(Search); }
+int64_t ouzel_scan_bytes() { return 2 * sizeof(Search); }
 
 // Returns 0 if there was not enough memory.
-int ouzel_scan(const Search *search) { return runs(*search); }
+int ouzel_scan(const void *search) { return runs(*static_cast<const Search *>(search)); }
 
 // Returns null if the system gives no thread.
 void *ouzel_worker_start(int done, const int32_t *cores, int64_t num_cores) {
@@ -292,17 +298,17 @@ void *ouzel_worker_start(int done, const int32_t *cores, int64_t num_cores) {
     }
 }
 
-// What the search points to must stay until its byte has come. Returns 0 if it was not taken.
-int ouzel_worker_submit(void *worker, const Search *search) {
+// What the arguments point to must stay until the byte has come. Returns 0 if it was not taken.
+int ouzel_worker_submit(void *worker, int (*function)(const void *), const void *arguments) {
     try {
-        static_cast<Worker *>(worker)->submit(*search);
+        static_cast<Worker *>(worker)->submit({function, arguments});
         return 1;
     } catch (...) {
         return 0;
     }
 }
 
-// Returns after the searches submitted before.
+// Returns after the tasks submitted before.
 void ouzel_worker_stop(void *worker) { delete static_cast<Worker *>(worker); }
 
 }  // extern "C"

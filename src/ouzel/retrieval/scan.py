@@ -24,7 +24,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ SPARE = 2
 """At least this many times as many rows are scored as are asked for."""
 
 LANES = 16
+LAYOUT = 2
+"""Changes with what the functions of the kernel take."""
+
 _BLOCKS_AT_ONCE = 4
 _LARGEST = 127
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
@@ -168,7 +171,7 @@ class ScanIndex:
             scores_BK.ctypes.data,
         )
         kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, addresses, masks)
-        return BegunScan(rows_BK, scores_BK, arguments, kept)
+        return BegunScan(rows_BK, scores_BK, _address(), arguments, kept)
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a row, None if there is no such row."""
@@ -205,12 +208,14 @@ class _Arguments(ctypes.Structure):
 class BegunScan:
     """A search under way: `kept` is what the kernel reads meanwhile, `failed` is set at its end.
 
+    `function` is the address of the kernel, which takes that of `arguments`.
     `complete` turns what the kernel found into the result, if there is more to it.
     """
 
     rows_BK: NDArray[np.int32]
     scores_BK: NDArray[np.float32]
-    arguments: _Arguments
+    function: int
+    arguments: ctypes.Structure
     kept: tuple[NDArray[np.generic] | Hidden | None, ...]
     failed: bool = False
     complete: Callable[[NDArray[np.int32], NDArray[np.float32]], Found] | None = None
@@ -222,7 +227,7 @@ class BegunScan:
             MemoryError: there was not enough memory.
 
         >>> empty = np.empty((0, 1))
-        >>> len(BegunScan(empty, empty, _Arguments(), ()).result()[0])
+        >>> len(BegunScan(empty, empty, 0, _Arguments(), ()).result()[0])
         0
         """
         if self.failed:
@@ -232,12 +237,28 @@ class BegunScan:
         return self.rows_BK, self.scores_BK
 
 
+class Begun(Protocol):
+    """Work for compiled code: a function at an address, which gives 0 if it failed."""
+
+    @property
+    def function(self) -> int:
+        """Return the address of a `int (const void *)` that any thread may call."""
+        ...
+
+    @property
+    def arguments(self) -> ctypes.Structure:
+        """Return what it is called with; what that points to stays as long as this."""
+        ...
+
+    failed: bool
+
+
 class ScanWorker:
     """A thread outside the interpreter that searches, one after the other, while Python goes on.
 
-    Reading all codes empties the caches of a core: beside the interpreter, on one of the other
-    `cores`, that slows nothing down. `fileno` can be read when a search is done; `collect` then
-    calls what was given for it.
+    Other work that was begun for compiled code it does as well. Reading all codes empties the
+    caches of a core: beside the interpreter, on one of the other `cores`, that slows nothing down.
+    `fileno` can be read when a search is done; `collect` then calls what was given for it.
 
     >>> if ScanIndex.works():
     ...     worker = ScanWorker()
@@ -263,23 +284,23 @@ class ScanWorker:
         if self._worker is None:
             self._close_pipe()
             raise RuntimeError("the system gives no thread to search with: raise its limits")
-        self._under_way: deque[tuple[BegunScan, Callable[[], None]]] = deque()
+        self._under_way: deque[tuple[Begun, Callable[[], None]]] = deque()
 
     def fileno(self) -> int:
         """Return the descriptor that can be read when a search is done."""
         return self._reading
 
-    def submit(self, begun: BegunScan, done: Callable[[], None]) -> None:
-        """Search beside the caller; `collect` calls `done` after that.
+    def submit(self, begun: Begun, done: Callable[[], None]) -> None:
+        """Do it beside the caller; `collect` calls `done` after that.
 
         Raises:
             RuntimeError: it is closed, or there is not enough memory.
         """
         taken = self._worker is not None and self._kernel.ouzel_worker_submit(
-            self._worker, ctypes.byref(begun.arguments)
+            self._worker, begun.function, ctypes.addressof(begun.arguments)
         )
         if not taken:
-            raise RuntimeError("the search was not taken: search in this thread")
+            raise RuntimeError("the work was not taken: do it in this thread")
         self._under_way.append((begun, done))
 
     def collect(self) -> int:
@@ -294,7 +315,7 @@ class ScanWorker:
             try:
                 done()
             except Exception:
-                logger.exception("a search was done, and who wanted it failed")
+                logger.exception("a search or ranking was done, and who wanted it failed")
         return len(ends)
 
     def close(self) -> None:
@@ -382,6 +403,12 @@ def _loaded() -> ctypes.CDLL:
 
 
 @cache
+def _address() -> int:
+    """Return where the search is, for a worker."""
+    return ctypes.cast(_loaded().ouzel_scan, ctypes.c_void_p).value or 0
+
+
+@cache
 def _kernel() -> ctypes.CDLL | None:
     """Return the compiled kernel, None where it was not built."""
     found = importlib.util.find_spec("ouzel.retrieval._scan")
@@ -394,12 +421,12 @@ def _kernel() -> ctypes.CDLL | None:
         return None
     if kernel.ouzel_scan_works():
         kernel.ouzel_scan_bytes.restype = ctypes.c_int64
-        if kernel.ouzel_scan_bytes() != ctypes.sizeof(_Arguments):
+        if kernel.ouzel_scan_bytes() != LAYOUT * ctypes.sizeof(_Arguments):
             return None  # Of an older Ouzel: a build that failed leaves it behind.
         kernel.ouzel_scan.argtypes = [ctypes.c_void_p]
         kernel.ouzel_worker_start.restype = ctypes.c_void_p
         kernel.ouzel_worker_start.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int64]
-        kernel.ouzel_worker_submit.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        kernel.ouzel_worker_submit.argtypes = [ctypes.c_void_p] * 3
         kernel.ouzel_worker_stop.restype = None
         kernel.ouzel_worker_stop.argtypes = [ctypes.c_void_p]
     return kernel

@@ -19,6 +19,7 @@ from ouzel.inference.states import UserStates
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
+from ouzel.ranking.scoring import RankCandidates
 from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.trending import TrendingSource
@@ -124,6 +125,9 @@ class Engine:
         self._states = parts.states
         self._visitors = parts.visitors
         self._searches = [s for s in parts.pipeline.stages if isinstance(s, SearchIndex)]
+        self._beside = [
+            s for s in parts.pipeline.stages if isinstance(s, SearchIndex | RankCandidates)
+        ]
         # Asked for now: once the server runs, this thread keeps to the first one.
         self._other_cores = set(core_numbers()[parts.workers :])
         self._scanning: ScanWorker | None = None
@@ -173,24 +177,24 @@ class Engine:
         if self._scanning is not None:
             asyncio.get_running_loop().remove_reader(self._scanning.fileno())
             # Who still waits for a pass is answered in the loop.
-            for stage in self._searches:
-                stage.search_with(None)
+            for stage in self._beside:
+                stage.work_with(None)
             self._scanning.close()
             self._scanning = None
         await self.writer.close()
         self.log.close()
 
     def _scan_beside(self) -> None:
-        """Let the other cores search, if there are some and the index has a kernel."""
-        if not self._other_cores or not any(s.search_with(None) for s in self._searches):
+        """Let the other cores search and rank, if there are some and kernels for it."""
+        if not self._other_cores or not any(s.work_with(None) for s in self._beside):
             return
         try:
             self._scanning = ScanWorker(self._other_cores)
         except RuntimeError as error:
             logger.warning("searches stay in the event loop: %s", error)
             return
-        for stage in self._searches:
-            stage.search_with(self._scanning)
+        for stage in self._beside:
+            stage.work_with(self._scanning)
         asyncio.get_running_loop().add_reader(self._scanning.fileno(), self._scanning.collect)
 
     def why_not_ready(self) -> list[str]:

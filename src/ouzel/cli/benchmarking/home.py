@@ -49,16 +49,16 @@ class Scale:
 class Origin:
     """What a home takes from a model: graphs, input table and what the manifest says.
 
-    `skew` says how unequal the clusters around the rows of the table become. `lines_PF` are the
-    item lines of a ranker, if there is one: each item of the benchmark gets one of them, which
-    takes the time that its own would.
+    `skew` says how unequal the clusters around the rows of the table become. `ranker` is what the
+    Bundle holds of a ranker, if there is one: each item of the benchmark gets one of its item
+    lines, which takes the time that its own would.
     """
 
     graphs: Mapping[str, bytes]
     parents_PD: NDArray[np.float32]
     fields: Mapping[str, Any]
     skew: float
-    lines_PF: NDArray[np.float32] | None = None
+    ranker: Mapping[str, NDArray[Any]] | None = None
 
 
 def make_home(
@@ -157,8 +157,8 @@ def trained_origin(bundle: Bundle) -> Origin:
         "versions": manifest.versions,
         "states": manifest.states,
     }
-    lines_PF = bundle.tensors("ranker")["items"] if "ranker" in manifest.features else None
-    return Origin(graphs, bundle.tensors("inputs")["table"], fields, 0.0, lines_PF)
+    ranker = bundle.tensors("ranker") if "ranker" in manifest.features else None
+    return Origin(graphs, bundle.tensors("inputs")["table"], fields, 0.0, ranker)
 
 
 def _workload(scale: Scale, origin: Origin, seed: int) -> Workload:
@@ -209,8 +209,10 @@ def _bundle(folder: Path, log: EventLog, work: Workload, origin: Origin) -> Bund
         "popular": {"scores": popular_N, "recent": popular_N},
         "vmis": VMISkNN.fit(seen).to_tensors(),
     }
-    if origin.lines_PF is not None:
-        tensors["ranker"] = {"items": origin.lines_PF[np.arange(num_rows) % len(origin.lines_PF)]}
+    if origin.ranker is not None:
+        lines_PF = origin.ranker["items"]
+        lines_NF = lines_PF[np.arange(num_rows) % len(lines_PF)]
+        tensors["ranker"] = {**origin.ranker, "items": lines_NF}
     fields = {
         **origin.fields,
         "num_rows": num_rows,

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ouzel.models.layers.rotary import Rotary, rotate
+from ouzel.models.layers.rotary import POSITION_PERIOD, Rotary, rotate
 from ouzel.models.protocols import Ranker, SequenceConfig
 
 
@@ -101,6 +101,19 @@ class TargetAttention(Ranker):
         """Return what depends on an item alone (M, F): its question, its parts of the layers."""
         lines: Tensor = self.item_parts(vectors_MD) + self.own_parts(rows_M)
         return lines
+
+    def kernel_weights(self) -> dict[str, Tensor]:
+        """Return what `ouzel.inference.target_attention` needs; see `Ranker.kernel_weights`."""
+        return {
+            "user_part": self.user_part.weight.detach(),
+            "read_part": self.read_part.weight.detach(),
+            "score_part": self.score_part.weight.detach(),
+            "out": self.out.weight.detach(),
+            "trust": self.trust.detach(),
+            "frequencies": self.rotary.frequencies,
+            "periods_ms": self.rotary.periods_ms,
+            "position_period": torch.tensor([POSITION_PERIOD]),
+        }
 
     def forward(
         self,
