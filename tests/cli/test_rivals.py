@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ouzel.cli import benchmark
-from ouzel.cli.benchmarking import peer
+from ouzel.cli.benchmarking import peer, serving
 from ouzel.cli.benchmarking.peer import RIVALS, Peer, Tuning
 from ouzel.evaluation.serving_case import QUICK
 from ouzel.evaluation.workload import Workload, cluster_centres, make_workload
@@ -37,11 +36,11 @@ def test_the_row_has_a_ratio_to_each_peer(work, monkeypatch):
         return best, [{"system": f"{rival.system} (tuning)", "requests_per_s": 1.0}]
 
     ours = [{"p99_mark_ms": mark, "requests_per_s": 900.0} for mark in (5.0, 50.0)]
-    monkeypatch.setattr(benchmark, "_home", lambda *_: (Path("home"), work))
-    monkeypatch.setattr(benchmark, "_ouzel", lambda *_: iter(ours))
-    monkeypatch.setattr(benchmark, "_peer", measured)
-    run = benchmark.Run(QUICK, None, None, 0, 1, None)
-    strict, loose, *others = benchmark._case("100k", run, peer=True)
+    monkeypatch.setattr(serving, "_home", lambda *_: (Path("home"), work))
+    monkeypatch.setattr(serving, "_ouzel", lambda *_: iter(ours))
+    monkeypatch.setattr(serving, "_peer", measured)
+    run = serving.Run(QUICK, None, None, 0, 1, None)
+    strict, loose, *others = serving._case("100k", run, peer=True)
     assert (loose["times_peer"], loose["times_ray_serve"]) == (3.0, 9.0)
     assert not {"times_peer", "times_ray_serve"} & strict.keys()
     assert [row["system"] for row in others][::2] == [*RATES]

@@ -9,9 +9,9 @@ import pytest
 
 from ouzel.bundle.bundle import load_bundle
 from ouzel.bundle.store import BundleStore
-from ouzel.cli import benchmark, main
+from ouzel.cli import main
 from ouzel.cli.benchmarking import home as homes
-from ouzel.cli.benchmarking import served
+from ouzel.cli.benchmarking import served, serving
 from ouzel.cli.benchmarking.home import Origin, Scale, make_home, random_origin
 from ouzel.cli.benchmarking.served import home_row
 from ouzel.compression.export import graph_signatures
@@ -106,11 +106,9 @@ def test_random_weights_keep_states_as_asked(tmp_path, monkeypatch):
     assert asked == ["int8", "fp32"]
 
     folders = []
-    monkeypatch.setattr(
-        benchmark, "make_home", lambda folder, *_, **__: folders.append(folder.name)
-    )
+    monkeypatch.setattr(serving, "make_home", lambda folder, *_, **__: folders.append(folder.name))
     for precision in ("int8", "fp32"):
-        benchmark._home(SCALE, benchmark.Run(QUICK, None, precision, 0, 1, None))
+        serving._home(SCALE, serving.Run(QUICK, None, precision, 0, 1, None))
     assert len(set(folders)) == 2 and "int8" in folders[0] and "fp32" in folders[1]
 
 
@@ -130,6 +128,6 @@ def test_a_precision_that_cannot_be_kept_is_refused(words, capsys):
 
 
 def test_every_case_has_marks_and_a_scale():
-    assert benchmark.MARKS_MS["10m"] == (50.0,)
-    assert benchmark.SCALES.keys() == benchmark.MARKS_MS.keys()
-    assert benchmark.SCALES["10m"].num_items == 10_000_000
+    assert serving.MARKS_MS["10m"] == (50.0,)
+    assert serving.SCALES.keys() == serving.MARKS_MS.keys()
+    assert serving.SCALES["10m"].num_items == 10_000_000

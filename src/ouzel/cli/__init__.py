@@ -1,7 +1,8 @@
 """The command line: `ouzel COMMAND`, one file per command, loaded only when it is asked for.
 
 A command is a file with a function `command`, its options typed for typer, and `EXAMPLE`, a line
-that its `--help` shows. Exit codes: 0 success, 1 bad data or a failed check, 2 bad usage.
+that its `--help` shows; or one with `TOPICS`, each of which is such a file in a room of its own.
+Exit codes: 0 success, 1 bad data or a failed check, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import errno
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
@@ -27,7 +28,7 @@ COMMANDS = {
     "recommend": "Print what a home recommends to one user.",
     "index": "Choose how the items of a home are searched, by measuring it here.",
     "serve": "Serve a home over HTTP, with the live page.",
-    "benchmark": "Measure serving (requests per second, when a click shows) or user states here.",
+    "benchmark": "Measure serving, user states or accuracy here.",
     "doctor": "Check this machine and a home, and say what to repair.",
 }
 """Every command and its line in `ouzel --help`."""
@@ -65,21 +66,40 @@ def application(arguments: Sequence[str]) -> typer.Typer:
     >>> len(application(["--help"]).registered_commands) == len(COMMANDS)
     True
     """
-    wanted = next((word for word in arguments if not word.startswith("-")), None)
-    app = typer.Typer(
+    words = [word for word in arguments if not word.startswith("-")]
+    app = _typer()
+    app.callback()(_root)
+    _add(app, COMMANDS, "ouzel.cli", words)
+    return app
+
+
+def _typer() -> typer.Typer:
+    return typer.Typer(
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_root)
-    for name, summary in COMMANDS.items():
-        if name == wanted:
-            function, example = _guarded(_load)(name)
-            app.command(name, epilog=f"Example: {example}")(_guarded(function))
+
+
+def _add(app: typer.Typer, commands: Mapping[str, str], room: str, words: Sequence[str]) -> None:
+    """Add `commands`, of which only the one that the first of `words` names is loaded."""
+    for name, summary in commands.items():
+        if not words or name != words[0]:
+            app.command(name, help=summary)(_unloaded)
+            continue
+        module = _guarded(import_module)(f"{room}.{name}")
+        if hasattr(module, "TOPICS"):
+            topics = _typer()
+            topics.callback()(_unloaded)
+            _add(topics, module.TOPICS, module.ROOM, words[1:])
+            app.add_typer(topics, name=name, help=summary)
         else:
-            app.command(name, help=summary)(_root)
-    return app
+            app.command(name, epilog=f"Example: {module.EXAMPLE}")(_guarded(module.command))
+
+
+def _unloaded() -> None:
+    """Stand for a command that was not asked for."""
 
 
 def _show_version(asked: bool) -> None:
@@ -97,11 +117,6 @@ def _root(
     ] = False,
 ) -> None:
     """Real-time recommendations from large models, on an ordinary CPU machine."""
-
-
-def _load(name: str) -> tuple[Callable[..., Any], str]:
-    module = import_module(f"ouzel.cli.{name}")
-    return module.command, module.EXAMPLE
 
 
 def _guarded(function: Callable[P, R]) -> Callable[P, R]:

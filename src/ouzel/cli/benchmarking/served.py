@@ -12,14 +12,14 @@ from ouzel.bundle.index import RECALL_KS
 from ouzel.bundle.store import BundleStore
 from ouzel.evaluation.workload import Workload
 from ouzel.events.interactions import History
-from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.onnxruntime import RANK, Graphs
 from ouzel.ranking.assembly import SAMPLES, Chosen, automatic_engine
 from ouzel.recommender.index import Asked, asked_by, measured_recall
 from ouzel.retrieval.exact import ExactIndex
 
 
 def home_row(home: Path, work: Workload) -> dict[str, Any]:
-    """Return the precision of `states`, `index_recall@10` and `index_recall@100` of a home.
+    """Return the precision of `states`, if lists are `ranked`, and `index_recall@10` and `@100`.
 
     Its engine is made here once more as the server makes it, from the same users, and asked by
     others.
@@ -36,10 +36,11 @@ def home_row(home: Path, work: Workload) -> dict[str, Any]:
     ...     Graphs=DEFAULT, Chosen=DEFAULT, asked_by=lambda histories, graphs: asked,
     ... ) as made:
     ...     made["load_bundle"]().tensors.return_value = {"vectors": eye}
+    ...     made["load_bundle"]().manifest.graphs = {"query": None}
     ...     made["Chosen"].of.return_value = None
     ...     made["Graphs"].of.return_value.shape.precision = "int8"
     ...     home_row(Path("home"), work)
-    {'states': 'int8', 'index_recall@10': 1.0, 'index_recall@100': 1.0}
+    {'states': 'int8', 'ranked': False, 'index_recall@10': 1.0, 'index_recall@100': 1.0}
     """
     bundle = load_bundle(BundleStore(home).current())
     graphs, chosen = Graphs.of(bundle), Chosen.of(home, bundle)
@@ -54,7 +55,8 @@ def home_row(home: Path, work: Workload) -> dict[str, Any]:
     expected_BK, _ = exact.search(asked.queries_BD, max(RECALL_KS), exclude=asked.seen)
     recall = measured_recall(engine, expected_BK, asked)
     named = {f"index_{name}": value for name, value in recall.items()}
-    return {"states": graphs.shape.precision, **named}
+    ranked = RANK in bundle.manifest.graphs
+    return {"states": graphs.shape.precision, "ranked": ranked, **named}
 
 
 def _asked(work: Workload, graphs: Graphs, *, shift: int) -> Asked:

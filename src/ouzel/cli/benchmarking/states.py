@@ -1,4 +1,4 @@
-"""What it takes to keep the state of a large model current: one event against a full re-encode.
+"""`ouzel benchmark states`: one event against a full re-encode of a large model's user state.
 
 Weights are random, which changes nothing about the time. All variants of weights and states are
 measured in turns in one process on one thread, over users whose states do not fit in a cache.
@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from ouzel.bundle.manifest import Precision
+from ouzel.cli.printing.benchmark import emit_rows, tell
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
 from ouzel.inference.encoding import ask, encode_into
@@ -26,6 +28,16 @@ from ouzel.inference.pool import StatePool, slot_bytes
 
 if TYPE_CHECKING:
     from ouzel.models.sequence.esasrec import ESASRecConfig
+
+EXAMPLE = "ouzel benchmark states --case append-xl"
+
+CASES = {"append-s": "S", "append-l": "L", "append-xl": "XL"}
+"""The preset that each case measures."""
+
+SHOWN = (
+    "case", "weights", "states", "p50_ms", "p99_ms", "query_p50_ms", "encode_p50_ms", "state_bytes",
+    "vector_cosine",
+)  # fmt: skip
 
 NUM_ROWS = 10_000
 NUM_USERS = 8
@@ -44,6 +56,28 @@ VARIANTS: tuple[tuple[str, Precision], ...] = (
 """Weights and states."""
 
 Row = dict[str, Any]
+
+
+def command(
+    case: Annotated[
+        Literal["append-s", "append-l", "append-xl"] | None,
+        typer.Option(help="The preset to measure; all three if it is left out."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes; the figures are rough.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights and events.")] = 0,
+    json: Annotated[
+        str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
+    ] = None,
+) -> None:
+    """Measure what one event costs a user's state, on one thread, against encoding it anew."""
+    from ouzel.models.sequence.esasrec import PRESETS
+
+    rows: list[Row] = []
+    for name in CASES if case is None else (case,):
+        rows += state_rows(PRESETS[CASES[name]], case=name, quick=quick, seed=seed, told=tell)
+    emit_rows(rows, "states", shown=SHOWN, seed=seed, json=json)
 
 
 @dataclass

@@ -1,0 +1,185 @@
+"""`ouzel benchmark accuracy`: models trained, exported and tested as `ouzel train` does it.
+
+Needs the `train` extra.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ouzel.cli.printing.benchmark import emit_rows
+from ouzel.cli.printing.training_progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from ouzel.recommender.options import Progress, TrainOptions
+    from ouzel.recommender.train import Trained
+
+EXAMPLE = "ouzel benchmark accuracy --data ratings.dat --models esasrec,ease --json -"
+
+Row = dict[str, Any]
+
+SHOWN = (
+    "case",
+    "model",
+    "seed",
+    "split",
+    "recall@10",
+    "ndcg@10",
+    "ndcg@10 95%",
+    "coverage@10",
+    "seconds",
+)
+
+METRICS = ("recall@10", "ndcg@10", "mrr@10", "hit_rate@10", "coverage@10")
+
+
+def command(
+    data: Annotated[
+        Path, typer.Option(help="A file or folder of events in any format that is known.")
+    ],
+    models: Annotated[
+        str, typer.Option(help="Names of models, such as esasrec,ease: see `ouzel models`.")
+    ] = "esasrec",
+    case: Annotated[
+        str | None, typer.Option(help="What rows call the data set; default: as its file.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="What to hold out: temporal or leave-one-out.")
+    ] = "leave-one-out",
+    preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
+    minutes: Annotated[float | None, typer.Option(help="Train each for at most this long.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds to train with, such as 0,1,2.")] = "0",
+    json: Annotated[
+        str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
+    ] = None,
+) -> None:
+    """Measure what models find of what was held out of a data set, beside every baseline.
+
+    All items are ranked for every target, none sampled, and what a user has seen is filtered.
+    """
+    from ouzel.recommender.options import TrainOptions
+
+    contest = Contest(
+        case=case or data.name.partition(".")[0],
+        data=data,
+        models=models.split(","),
+        seeds=_seeds(seeds),
+        options=TrainOptions(preset=preset, split=split, minutes=minutes),
+    )
+    with TrainingProgress() as progress:
+        rows = accuracy_rows(contest, progress)
+    first, *_ = contest.seeds
+    shown = rows if json is not None else [_shown(row) for row in rows]
+    emit_rows(shown, "accuracy", shown=SHOWN, seed=first, json=json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Which models meet on the events of `data`, with which seeds; rows call it `case`.
+
+    `options` are those of every training but for the model and the seed.
+    """
+
+    case: str
+    data: Path
+    models: Sequence[str]
+    seeds: Sequence[int]
+    options: TrainOptions
+
+
+def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
+    """Return a row for each model and seed, the mean over several seeds, then the baselines.
+
+    The events are imported once, into a home that is gone afterwards.
+
+    Raises:
+        ValueError: the data cannot be read or learnt from, a model is unknown.
+    """
+    from ouzel.data.read import read
+    from ouzel.recommender.home import Home
+    from ouzel.recommender.train import cleaned, import_dataset, train_home
+
+    trainings = [
+        [replace(contest.options, model=model, seed=seed) for seed in contest.seeds]
+        for model in contest.models
+    ]
+    rows: list[Row] = []
+    baselines: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="ouzel-") as folder:
+        home = Home(Path(folder) / "home")
+        dataset = read(contest.data)
+        progress.say(str(dataset.report))
+        with home.log() as log:
+            import_dataset(log, cleaned(dataset, contest.options, progress), progress)
+        for of_model in trainings:
+            measured: list[Row] = []
+            for options in of_model:
+                progress.say(f"{options.model}, seed {options.seed}")
+                trained = train_home(home, options, progress)
+                measured.append(_row(trained, options))
+                baselines = baselines or trained.rows[1:]
+            rows += measured
+            if len(measured) > 1:
+                rows.append(mean_row(measured))
+    return [{"system": row["model"], "case": contest.case, **row} for row in (*rows, *baselines)]
+
+
+def _row(trained: Trained, options: TrainOptions) -> Row:
+    """Return the first row of a training, its model, with what it took."""
+    if not trained.rows:
+        raise ValueError(
+            f"the {options.split} split leaves nothing to test on: give users more events"
+        )
+    result = trained.result
+    return {
+        **trained.rows[0],
+        "seed": options.seed,
+        "preset": options.preset,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "seconds": round(result.seconds, 1),
+    }
+
+
+def mean_row(rows: Sequence[Row]) -> Row:
+    """Return the means of one model over its seeds, with the deviation between these.
+
+    >>> seeds = [{"model": "ease", "split": "temporal", "seed": s, "preset": "S", "seconds": 1.0,
+    ...     **dict.fromkeys(METRICS, value)} for s, value in enumerate((0.1, 0.3))]
+    >>> row = mean_row(seeds)
+    >>> row["seeds"], round(row["ndcg@10"], 6), round(row["ndcg@10_sd"], 6)
+    ([0, 1], 0.2, 0.141421)
+    """
+    first = rows[0]
+    mean: Row = {name: first[name] for name in ("model", "split", "preset")}
+    mean["seeds"] = [row["seed"] for row in rows]
+    for name in METRICS:
+        values = [row[name] for row in rows]
+        mean |= {name: fmean(values), f"{name}_sd": stdev(values)}
+    mean["seconds"] = round(fmean(row["seconds"] for row in rows), 1)
+    return mean
+
+
+def _shown(row: Row) -> Row:
+    """Return a row with its seeds and the interval of its NDCG as a person reads them."""
+    if "seeds" in row:
+        return {**row, "seed": f"mean of {len(row['seeds'])}"}
+    interval = f"{row['ndcg@10_low']:.4f} .. {row['ndcg@10_high']:.4f}"
+    return {**row, "ndcg@10 95%": interval}
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {text}: give different numbers from 0 on, such as 0,1,2")
+    return seeds

@@ -1,0 +1,95 @@
+"""The benchmark of accuracy: each model and seed is trained on the same events, and has its row."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from ouzel.cli import main
+from ouzel.recommender import train
+
+METRICS = ("recall@10", "mrr@10", "hit_rate@10", "coverage@10")
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Return what was trained: (options, events in the log); a seed decides the figures."""
+    asked = []
+
+    def train_home(home, options, progress):
+        with home.log() as log:
+            asked.append((options, len(log.interactions(until_offset=log.last_offset()))))
+        found = 0.1 * (1 + options.seed)
+        row = {"model": options.model, "split": options.split, "ndcg@10": found}
+        row |= {"ndcg@10_low": found, "ndcg@10_high": found} | dict.fromkeys(METRICS, found)
+        result = SimpleNamespace(epochs=3, best_epoch=2, seconds=1.5)
+        baseline = {**row, "model": "popular", "ndcg@10": 0.05}
+        return SimpleNamespace(rows=[row, baseline], result=result)
+
+    monkeypatch.setattr(train, "train_home", train_home)
+    return asked
+
+
+@pytest.fixture
+def events(tmp_path):
+    path = tmp_path / "clicks.csv"
+    lines = [f"u{n % 3},i{n % 4},click,{n}" for n in range(12)]
+    path.write_text("\n".join(["user_id,item_id,event,timestamp", *lines]))
+    return path
+
+
+def rows_of(*words, tmp_path):
+    file = tmp_path / "result.json"
+    with pytest.raises(SystemExit) as leaving:
+        main(["benchmark", "accuracy", *map(str, words), "--json", str(file)])
+    assert leaving.value.code == 0
+    return json.loads(file.read_text())["rows"]
+
+
+def test_every_seed_has_a_row_then_their_mean_then_the_baselines(trained, events, tmp_path):
+    rows = rows_of("--data", events, "--seeds", "0,2", tmp_path=tmp_path)
+    assert [(row["system"], row.get("seed")) for row in rows] == [
+        ("esasrec", 0),
+        ("esasrec", 2),
+        ("esasrec", None),
+        ("popular", None),
+    ]
+    assert rows[2]["ndcg@10"] == pytest.approx(0.2) and rows[2]["seeds"] == [0, 2]
+    assert rows[2]["ndcg@10_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert {row["case"] for row in rows} == {"clicks"}
+    assert [rows[0][name] for name in ("epochs", "best_epoch", "seconds")] == [3, 2, 1.5]
+    assert [(options.seed, events) for options, events in trained] == [(0, 12), (2, 12)]
+
+
+def test_all_trainings_are_told_the_same(trained, events, tmp_path):
+    words = ("--split", "temporal", "--minutes", "3", "--case", "shop", "--preset", "M")
+    (row, _) = rows_of("--data", events, *words, tmp_path=tmp_path)
+    ((options, _),) = trained
+    assert (options.split, options.minutes, options.preset) == ("temporal", 3, "M")
+    assert (row["case"], row["preset"]) == ("shop", "M")
+
+
+def test_the_table_shows_the_interval_and_the_mean(trained, events, capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", "accuracy", "--data", str(events), "--seeds", "0,1"])
+    shown = capsys.readouterr().out
+    assert "0.1000 .. 0.1000" in shown and "mean of 2" in shown
+
+
+@pytest.mark.parametrize("seeds", ["", "one", "-1", "0,0"])
+def test_seeds_that_are_none_are_refused(seeds, events, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["benchmark", "accuracy", "--data", str(events), f"--seeds={seeds}"])
+    assert leaving.value.code == 1
+    assert "give different numbers from 0 on" in capsys.readouterr().err
+
+
+def test_a_model_that_is_none_is_told_before_anything_is_trained(trained, events, capsys):
+    words = ["benchmark", "accuracy", "--data", str(events), "--models", "esasrec,esasrek"]
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    assert leaving.value.code == 1
+    assert "did you mean 'esasrec'?" in capsys.readouterr().err
+    assert not trained
