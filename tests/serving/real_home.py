@@ -14,7 +14,7 @@ from ouzel.bundle.store import BundleStore
 from ouzel.compression.export import export_ranker, graph_signatures
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
-from ouzel.models.layers.precision import Precision
+from ouzel.features.states import Precision
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 from ouzel.serving.engine import Engine

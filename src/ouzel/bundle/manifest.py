@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
+
+from ouzel.features.states import Precision
 
 FORMAT_VERSION = 2
 """The newest Bundle format that this library reads and the one it writes.
 
 2 added `states` and `index`. Older Bundles are read: their states are in float32.
 """
-
-Precision = Literal["fp32", "fp16", "int8"]
-"""How the keys and values of user states are kept."""
 
 FOLDER_DIGITS = 16
 """How many hex digits of the digest name the folder."""

@@ -142,7 +142,7 @@ def scorers_of(exported: Exported) -> dict[str, Scorer]:
     """Return the scorers of an exported model: with its ranker, if it has one, and without.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> exported = SimpleNamespace(model=SimpleNamespace(name="esasrec"), graphs=graphs,
     ...                            ranker=None, items_NF=None, vectors_ND=np.ones((3, 2)))
@@ -165,7 +165,7 @@ def served_scorers(
     """Return the scorers of what serves, the whole of it first, by name.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> vectors_ND = np.ones((3, 2), np.float32)
     >>> list(served_scorers("esasrec", graphs, vectors_ND, vectors_ND, ["interact"]))

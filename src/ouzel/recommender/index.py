@@ -89,7 +89,7 @@ def asked_by(histories: Sequence[History], graphs: Graphs) -> Asked:
     """Return what the users with these histories ask, at the time of their last event.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> len(asked_by([History(np.array([7], np.int32), np.array([10]))], graphs))
     0

@@ -96,7 +96,7 @@ def export(
     states = choose_precision(model, held_out, asked=precision)
     files = export_graphs(model, states.chosen)
     if ranker is not None:
-        files |= export_ranker(ranker, model.config, states.chosen)
+        files |= export_ranker(ranker, model.read_by_rankers(), states.chosen)
     table_ND = model.items.weight.detach().numpy().copy()
     graphs = Graphs(files, table_ND, threads=threads)
     by_length = np.argsort(interactions.lengths_U(), kind="stable")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.bundle.manifest import Precision
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
+from ouzel.features.states import Precision
 from ouzel.inference.encoding import ask, encode_into
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool, slot_bytes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.sequence.esasrec import ESASRec
+from ouzel.models.sequence.gru4rec import GRU4Rec
+from ouzel.models.sequence.sasrec import SASRec
 
-SEQUENCE_MODELS: tuple[type[SequenceEncoder], ...] = (ESASRec,)
+SEQUENCE_MODELS: tuple[type[SequenceEncoder], ...] = (ESASRec, GRU4Rec, SASRec)
 """Every sequence model. A file of this folder that is missing here fails the contract suite."""
