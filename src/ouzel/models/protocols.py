@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
+from ouzel.models.about import About
 from ouzel.models.layers.precision import Precision, gathered
 
 
@@ -68,6 +69,7 @@ class SequenceEncoder(nn.Module, ABC):
 
     name: ClassVar[str]
     """What the model is called on the command line and in a Bundle."""
+    about: ClassVar[About]
     presets: ClassVar[Mapping[str, Any]]
     """Its configs by size."""
     config: SequenceConfig
@@ -78,8 +80,8 @@ class SequenceEncoder(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
-        """Return an untrained model of a preset for a catalogue."""
+    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
+        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
 
     @abstractmethod
     def forward(self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor) -> Tensor:
