@@ -15,6 +15,7 @@ from ouzel.compression.export import export_ranker, graph_signatures
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.features.states import Precision
+from ouzel.inference.onnxruntime import Graphs
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 from ouzel.serving.engine import Engine
@@ -33,19 +34,26 @@ HOUR_MS = 3_600_000
 
 
 def write_home(
-    home: Path, *, num_users: int = 6, precision: Precision = "fp32", ranker: bool = False
+    home: Path,
+    *,
+    num_users: int = 6,
+    precision: Precision = "fp32",
+    ranker: bool = False,
+    exported: tuple[dict[str, bytes], Graphs] | None = None,
 ) -> None:
     """Make the home: users u0, u1, ... each with a history of a dozen items.
 
-    States are in `precision`; a `ranker` of them comes with them.
+    States are in `precision`; a `ranker` of them comes with them. With `exported`, files and
+    graphs, it is the home of another model than the backbone.
     """
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     with EventLog.open(home / "events.db") as log:
         log.append(_items() + _interactions(rng, num_users))
         interactions = log.interactions()
-        graphs = tiny_graphs(precision=precision)
-        files, extra, features = dict(tiny_files(precision=precision)), {}, {}
+        tiny = tiny_files(precision=precision), tiny_graphs(precision=precision)
+        made, graphs = exported or tiny
+        files, extra, features = dict(made), {}, {}
         if ranker:
             files |= export_ranker(tiny_ranker(), tiny_model().config, precision)
             extra = {"ranker": {"items": tiny_tables()[1]}}

@@ -27,6 +27,9 @@ Column = Literal["rows", "times"]
 WHOLE_HISTORY = 1 << 40
 """The receptive field of a recurrent state: more events than anybody has."""
 
+MOST_WAITING = 256
+"""How many events may wait to be appended to a state without rings."""
+
 
 @dataclass(frozen=True)
 class StateShape:

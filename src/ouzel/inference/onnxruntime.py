@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
 from ouzel.features.batches import PaddedHistories
-from ouzel.features.states import Column, Precision, StateShape
+from ouzel.features.states import MOST_WAITING, Column, Precision, StateShape
 
 Array = NDArray[Any]
 
@@ -31,9 +31,6 @@ RANK = "rank"
 GRAPHS = ("encode", "append", "query", "score", "item", RANK)
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
-
-MOST_WAITING = 256
-"""How many events may wait to be appended to a state without rings."""
 
 
 class Graphs:

@@ -231,6 +231,12 @@ class StatePool:
         step = np.spacing(np.abs(values)) if self.shape.precision == "fp16" else 0.0
         return values.astype(np.float32), np.asarray(step, np.float32)
 
+    def beyond_layers(self, slot: int, places: Array) -> list[Array]:
+        """Return the columns at `places` of their rings, and the carried vector, as they are."""
+        layers = self.shape.num_layers * len(rings(self.shape))
+        rest = zip(self.cache[layers:], self._rings[layers:], strict=True)
+        return [array[slot] if ring.axis is None else array[slot][places] for array, ring in rest]
+
     def write(
         self, slot: int, encoded: Sequence[Array], index: int, history: History, *, start: int
     ) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ouzel.features.states import Precision, StateShape
+from ouzel.models.about import About
 from ouzel.models.layers.precision import gathered
 
 
@@ -77,6 +78,7 @@ class SequenceEncoder(nn.Module, ABC):
 
     name: ClassVar[str]
     """What the model is called on the command line and in a Bundle."""
+    about: ClassVar[About]
     presets: ClassVar[Mapping[str, Any]]
     """Its configs by size."""
     ranked: ClassVar[bool] = False
@@ -89,8 +91,8 @@ class SequenceEncoder(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
-        """Return an untrained model of a preset for a catalogue."""
+    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
+        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
 
     @property
     @abstractmethod

@@ -315,9 +315,8 @@ def dropout_for(interactions: Interactions) -> float:
 def _untrained_model(interactions: Interactions, options: TrainOptions) -> SequenceEncoder:
     torch.manual_seed(options.seed)
     (model_class,) = (known for known in SEQUENCE_MODELS if known.name == options.model)
-    return model_class.build(
-        options.preset, interactions.num_rows, dropout=dropout_for(interactions)
-    )
+    settings = {"dropout": dropout_for(interactions), **options.checked_settings}
+    return model_class.build(options.preset, interactions.num_rows, **settings)
 
 
 def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettings:
@@ -331,7 +330,8 @@ def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettin
     """
     smallest, largest = BATCH_TOKENS
     tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
-    return FitSettings(batch_tokens=tokens, minutes=options.minutes, seed=options.seed)
+    told = {"batch_tokens": tokens, **options.fit_settings}
+    return FitSettings(minutes=options.minutes, seed=options.seed, **told)
 
 
 def _batch_progress(progress: Progress) -> Any:

@@ -1,6 +1,7 @@
 """A bias for each pair of events: of how many events, and of how much time, lie between them.
 
-    bias(i, j) = place[i - j] + lapse[bucket(t_i - t_j)]     bucket(t) = floor(ln(max(1, t s)) / 0.3)
+    bias(i, j) = place[i - j] + lapse[bucket(t_i - t_j)]
+    bucket(t) = floor(ln(max(1, t in seconds)) / 0.3)
 
 Both are counted between two events, so what was cached for one never changes.
 

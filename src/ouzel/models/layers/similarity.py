@@ -19,8 +19,8 @@ def user_side(vector: Tensor, temperature: float | None) -> Tensor:
     """Return user vectors (..., D) whose inner products with the item side are scores.
 
     >>> import torch
-    >>> user_side(torch.tensor([3.0, 4.0]), 0.5).round(decimals=4).tolist()
-    [1.2, 1.6]
+    >>> user_side(torch.tensor([0.0, 4.0]), 0.5).tolist()
+    [0.0, 2.0]
     """
     if temperature is None:
         return vector
@@ -31,7 +31,7 @@ def item_side(vectors: Tensor, temperature: float | None) -> Tensor:
     """Return item vectors (..., D) whose inner products with the user side are scores.
 
     >>> import torch
-    >>> item_side(torch.tensor([3.0, 4.0]), 0.5).round(decimals=4).tolist()
-    [0.6, 0.8]
+    >>> item_side(torch.tensor([0.0, 4.0]), 0.5).tolist()
+    [0.0, 1.0]
     """
     return vectors if temperature is None else functional.normalize(vectors, dim=-1)

@@ -64,9 +64,11 @@ class BERT4RecConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
-        if min(self.num_heads, self.num_layers, self.window) < 1 or self.dim % self.num_heads:
+        if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
+            self.dim % self.num_heads
+        ):
             raise ValueError(
-                f"num_heads, num_layers and window must be at least 1 and dim a multiple of "
+                f"dim, num_heads, num_layers and window must be at least 1 and dim a multiple of "
                 f"num_heads: {self}"
             )
         if not 0 < self.masked < 1:
@@ -151,7 +153,9 @@ class BERT4Rec(SequenceEncoder):
         place_L = torch.arange(seen.shape[1], device=seen.device)
         hidden = torch.rand(seen.shape, device=seen.device) < self.config.masked
         is_last = place_L == (length_B - 1).unsqueeze(1)
-        hidden |= is_last & (torch.rand_like(length_B, dtype=torch.float).unsqueeze(1) < NEWEST_MASKED)
+        hidden |= is_last & (
+            torch.rand_like(length_B, dtype=torch.float).unsqueeze(1) < NEWEST_MASKED
+        )
         hidden &= place_L < length_B.unsqueeze(1)
         if not hidden.any():
             hidden = is_last

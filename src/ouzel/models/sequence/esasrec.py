@@ -30,13 +30,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ouzel.features.states import StateShape
+from ouzel.models.about import About
 from ouzel.models.layers.attention import attend_cached, attend_window
 from ouzel.models.layers.gated_block import GatedBlock
 from ouzel.models.layers.norm import RMSNorm
@@ -98,6 +99,11 @@ class ESASRec(SequenceEncoder):
     """The model over catalogue rows; the module's docstring says how it works."""
 
     name = "esasrec"
+    about = About(
+        paper="Tikhonovich et al., RecSys 2025",
+        cost="epochs of batches; a request reads one cached state",
+        use="order and time matter, as in most logs; the default",
+    )
     presets = PRESETS
     ranked = True
     config: ESASRecConfig
@@ -123,9 +129,9 @@ class ESASRec(SequenceEncoder):
         self.register_buffer("harmonics", harmonics, persistent=False)
 
     @classmethod
-    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
-        """Return an untrained model of a preset for a catalogue."""
-        return cls(replace(PRESETS[preset], dropout=dropout), num_rows)
+    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
+        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
+        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:

@@ -23,17 +23,16 @@ rows, M = rows asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ouzel.features.states import WHOLE_HISTORY, StateShape
+from ouzel.features.states import MOST_WAITING, WHOLE_HISTORY, StateShape
+from ouzel.models.about import About
 from ouzel.models.layers.similarity import item_side, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
-
-MOST_WAITING = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,11 @@ class GRU4Rec(SequenceEncoder):
     """The model over catalogue rows; the module's docstring says how it works."""
 
     name = "gru4rec"
+    about = About(
+        paper="Hidasi et al., ICLR 2016",
+        cost="epochs of batches; a state of under 1 kB, an event is one step",
+        use="sessions are short, or users too many for larger states",
+    )
     presets = PRESETS
     config: GRU4RecConfig
 
@@ -87,9 +91,9 @@ class GRU4Rec(SequenceEncoder):
         self.out = nn.Linear(config.dim, config.dim)
 
     @classmethod
-    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
-        """Return an untrained model of a preset for a catalogue."""
-        return cls(replace(PRESETS[preset], dropout=dropout), num_rows)
+    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
+        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
+        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:

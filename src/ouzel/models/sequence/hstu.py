@@ -63,9 +63,11 @@ class HSTUConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
-        if min(self.num_heads, self.num_layers, self.window) < 1 or self.dim % self.num_heads:
+        if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
+            self.dim % self.num_heads
+        ):
             raise ValueError(
-                f"num_heads, num_layers and window must be at least 1 and dim a multiple of "
+                f"dim, num_heads, num_layers and window must be at least 1 and dim a multiple of "
                 f"num_heads: {self}"
             )
 
@@ -98,7 +100,7 @@ class HSTUBlock(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the gates (..., D), and values, queries and keys (..., H, E), of `x` (..., D)."""
         gate, *rest = functional.silu(self.parts(self.input_norm(x))).chunk(4, dim=-1)
-        value, query, key = (part.unflatten(-1, self.heads) for part in rest)
+        value, query, key = (part.reshape(*x.shape[:-1], *self.heads) for part in rest)
         return gate, value, query, key
 
     def finish(self, x: Tensor, gate: Tensor, read: Tensor) -> Tensor:
@@ -144,7 +146,9 @@ class HSTU(SequenceEncoder):
 
     def forward(self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor) -> Tensor:
         """Return the user vector (B, L, D) after each event, asked at its request time."""
-        return self._ask_all(*self._read(self.items(rows_BL), times_BL)[:3], request_times_BL, times_BL)
+        return self._ask_all(
+            *self._read(self.items(rows_BL), times_BL)[:3], request_times_BL, times_BL
+        )
 
     def encode(
         self,
@@ -234,9 +238,7 @@ class HSTU(SequenceEncoder):
     def _answer(self, x: Tensor) -> Tensor:
         return user_side(self.final_norm(x), self.config.temperature)
 
-    def _read(
-        self, x_BLD: Tensor, times_BL: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    def _read(self, x_BLD: Tensor, times_BL: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Return the vectors before the last block, its keys and values, and the cache."""
         x = self._scale(x_BLD)
         pairs = self._pairs(times_BL, times_BL)

@@ -4,8 +4,8 @@
     x_t <- x_t + out(norm(h_t) * sigmoid(G x_t));   x_t <- x_t + SwiGLU(norm(x_t))
 
 The gates depend on the event and not on the state, so training computes all steps of a window at
-once, in log2(L) rounds of products (Blelloch), and serving one step an event. The lower bound b of a
-layer is its share of the depth: upper layers forget slowly. The last layer's vector and the time
+once, in log2(L) rounds of products (Blelloch), and serving one step an event. The lower bound b of
+a layer is its share of the depth: upper layers forget slowly. The last layer's vector and the time
 since the newest event make the answer, so the request time enters there and is never kept.
 
 Differs from the paper: real numbers instead of complex ones, bounds that are fixed instead of
@@ -34,14 +34,13 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
-from ouzel.features.states import WHOLE_HISTORY, StateShape
+from ouzel.features.states import MOST_WAITING, WHOLE_HISTORY, StateShape
 from ouzel.models.about import About
 from ouzel.models.layers.norm import RMSNorm
 from ouzel.models.layers.similarity import item_side, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
 
-MOST_WAITING = 256
 TIME_HARMONICS = 16
 LOG_SECONDS_SCALE = 20.0
 

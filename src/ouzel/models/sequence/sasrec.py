@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ouzel.features.states import StateShape
+from ouzel.models.about import About
 from ouzel.models.layers.attention import attend_window
 from ouzel.models.layers.similarity import item_side, user_side
 from ouzel.models.layers.transformer import TransformerBlock
@@ -56,9 +57,11 @@ class SASRecConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
-        if min(self.num_heads, self.num_layers, self.window) < 1 or self.dim % self.num_heads:
+        if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
+            self.dim % self.num_heads
+        ):
             raise ValueError(
-                f"num_heads, num_layers and window must be at least 1 and dim a multiple of "
+                f"dim, num_heads, num_layers and window must be at least 1 and dim a multiple of "
                 f"num_heads: {self}"
             )
 
@@ -79,6 +82,11 @@ class SASRec(SequenceEncoder):
     """The model over catalogue rows; the module's docstring says how it works."""
 
     name = "sasrec"
+    about = About(
+        paper="Kang and McAuley, ICDM 2018",
+        cost="epochs of batches; an event encodes the newest 200 anew",
+        use="a yardstick: the model that others are compared with",
+    )
     presets = PRESETS
     config: SASRecConfig
 
@@ -99,9 +107,9 @@ class SASRec(SequenceEncoder):
         self.final_norm = nn.LayerNorm(config.dim)
 
     @classmethod
-    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
-        """Return an untrained model of a preset for a catalogue."""
-        return cls(replace(PRESETS[preset], dropout=dropout), num_rows)
+    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
+        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
+        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
