@@ -51,8 +51,10 @@ def write_home(
     with EventLog.open(home / "events.db") as log:
         log.append(_items() + _interactions(rng, num_users))
         interactions = log.interactions()
-        tiny = tiny_files(precision=precision), tiny_graphs(precision=precision)
-        made, graphs = exported or tiny
+        made, graphs = exported or (
+            tiny_files(precision=precision),
+            tiny_graphs(precision=precision),
+        )
         files, extra, features = dict(made), {}, {}
         if ranker:
             files |= export_ranker(tiny_ranker(), tiny_model().config, precision)
