@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 
 from ouzel.events.interactions import Interactions
 
-BLOCK_PAIRS = 1 << 22
-"""Pairs that are counted at once; a row with more is a block of its own."""
+BLOCK_PAIRS = 1 << 18
+"""Pairs that are counted at once, so that they stay in cache; a row with more is a block."""
 
-COUNTED_CELLS = 1 << 24
+COUNTED_CELLS = 1 << 22
 """Largest block that is counted in a dense array; larger ones are sorted."""
+
+DENSE_ROWS = 16_000
+"""Up to here the whole product may be made as a dense matrix: 1 GiB."""
+
+DENSE_GAIN = 200
+"""Multiply-adds of a dense product that take as long as counting one pair."""
+
+DENSE_BLOCK = 1 << 24
+"""Cells of the lines that are multiplied at once."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +104,18 @@ def cooccurrences(
     """Yield rows, other rows and in how many lines they are together, ascending, block by block.
 
     A line counts as its weight. A row is with itself in every line that it is in. Cost: the sum of
-    the squares of the lengths of all lines.
+    the squares of the lengths of all lines, or U N^2 / 2 multiply-adds where that is less work.
 
     >>> both = Matrix(np.array([0, 2, 3]), np.array([1, 2, 2], np.int32), 3)
     >>> [[part.tolist() for part in block] for block in cooccurrences(both)]
     [[[1, 1, 2, 2], [1, 2, 1, 2], [1.0, 1.0, 1.0, 2.0]]]
     """
-    lines = matrix.transposed()
     lengths_U, num_rows = matrix.lengths_U(), matrix.num_rows
+    dense = matrix.num_users * num_rows**2 // (2 * DENSE_GAIN)
+    if num_rows <= DENSE_ROWS and dense < int((lengths_U**2).sum()):
+        yield from _multiplied(matrix, weights_U)
+        return
+    lines = matrix.transposed()
     pairs_E1 = np.concatenate([[0], np.cumsum(lengths_U[lines.rows_E])])
     pairs_N1 = pairs_E1[lines.offsets_U1]
     first = 0
@@ -120,6 +133,26 @@ def cooccurrences(
         if len(found):
             yield first + found // num_rows, found % num_rows, sums
         first = stop
+
+
+def _multiplied(
+    matrix: Matrix, weights_U: NDArray[np.float64] | None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield what `cooccurrences` does, from one dense product."""
+    num_rows = matrix.num_rows
+    product_NN = np.zeros((num_rows, num_rows), np.float32)
+    step = max(1, DENSE_BLOCK // num_rows)
+    for first in range(0, matrix.num_users, step):
+        stop = min(first + step, matrix.num_users)
+        lengths = matrix.lengths_U()[first:stop]
+        span = slice(matrix.offsets_U1[first], matrix.offsets_U1[stop])
+        block = np.zeros((stop - first, num_rows), np.float32)
+        roots = np.ones(len(block)) if weights_U is None else np.sqrt(weights_U[first:stop])
+        lines = np.repeat(np.arange(len(block)), lengths)
+        block[lines, matrix.rows_E[span]] = roots[lines]
+        product_NN += block.T @ block
+    rows, others = np.nonzero(product_NN)
+    yield rows, others, product_NN[rows, others].astype(np.float64)
 
 
 def _summed(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from ouzel.bundle.bundle import Bundle
@@ -18,11 +17,13 @@ from ouzel.events.interactions import Interactions
 from ouzel.events.log import EventLog
 from ouzel.inference.pool import slot_bytes
 from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.registry import kind_of, model_named
 from ouzel.models.sequence import SEQUENCE_MODELS
+from ouzel.recommender.by_history import train_by_history
 from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, scorers_of, split_of
 from ouzel.recommender.home import Home
-from ouzel.recommender.index import NUM_USERS, asked_by, automatic_record
+from ouzel.recommender.index import asked_by, automatic_record, spread_histories
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import (
     Exported,
@@ -154,6 +155,12 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         seed=options.seed,
         parent=None,
     )
+    if kind_of(model_named(options.model)) != "sequence":
+        bundle, rows, result = train_by_history(
+            home, split, interactions, options, provenance, progress
+        )
+        home.store().promote(bundle.digest)
+        return Trained(bundle, rows, result)
     model, result = fit_split(home, split, options, progress)
     ranker, ranked = None, None
     if options.ranker:
@@ -294,9 +301,8 @@ def _refit(
 
 def _index_record(exported: Exported, interactions: Interactions) -> IndexRecord | None:
     """Return how well the items of a model are found, measured on users spread over all."""
-    users = np.unique(np.linspace(0, max(0, interactions.num_users - 1), NUM_USERS).astype(int))
-    histories = [interactions.history(user) for user in users[: interactions.num_users].tolist()]
-    return automatic_record(exported.vectors_ND, asked_by(histories, exported.graphs))
+    asked = asked_by(spread_histories(interactions), exported.graphs)
+    return automatic_record(exported.vectors_ND, asked)
 
 
 def dropout_for(interactions: Interactions) -> float:
