@@ -16,7 +16,9 @@ from ouzel.events.interactions import History, from_histories
 from ouzel.features.batches import pad_histories
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.sequence import SEQUENCE_MODELS
+from ouzel.models.sequence.caser import Caser
 from ouzel.models.sequence.esasrec import ESASRecConfig
+from ouzel.models.sequence.linear_recurrent import all_steps
 from ouzel.training.fit import FitSettings, fit
 from ouzel.training.validation import torch_scorer
 from tests.models.every import KINDS, NAMES, SETTINGS, tiny
@@ -137,16 +139,17 @@ class TestState:
             with pytest.raises(ValueError, match=f"the states of {name} hold nothing"):
                 model.read_by_rankers()
 
-    def test_free_inner_products_are_the_other_way_to_score(self, name: str) -> None:
-        if name == "esasrec":
-            pytest.skip("the backbone scores by cosines alone")
-        (known,) = (known for known in SEQUENCE_MODELS if known.name == name)
-        free, cosine = (known.build("S", 9, dim=16, temperature=t) for t in (None, 0.5))
-        assert free.item_vectors().equal(free.items.weight)
-        rows, times, requests = inputs(1, 4)
-        sizes = cosine.eval()(rows % 8 + 1, times, requests).norm(dim=-1)
-        torch.testing.assert_close(cosine.item_vectors().norm(dim=1), torch.ones(9))
-        torch.testing.assert_close(sizes, torch.full((1, 4), 2.0))
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_free_inner_products_are_the_other_way_to_score(name: str) -> None:
+    """The backbone scores by cosines alone."""
+    (known,) = (known for known in SEQUENCE_MODELS if known.name == name)
+    free, cosine = (known.build("S", 9, dim=16, temperature=t) for t in (None, 0.5))
+    assert free.item_vectors().equal(free.items.weight)
+    rows, times, requests = inputs(1, 4)
+    sizes = cosine.eval()(rows % 8 + 1, times, requests).norm(dim=-1)
+    torch.testing.assert_close(cosine.item_vectors().norm(dim=1), torch.ones(9))
+    torch.testing.assert_close(sizes, torch.full((1, 4), 2.0))
 
 
 @pytest.mark.parametrize("known", SEQUENCE_MODELS)
@@ -201,3 +204,26 @@ def test_a_checkerboard_is_learned(name: str, tmp_path: Path) -> None:
     scorer = torch_scorer(model, max_length=WINDOW)
     scores = scorer(histories, np.array([history.times_ms[-1] + 60_000 for history in histories]))
     assert scores[:, 1:].argmax(1).tolist() == [int(history.rows[0]) - 1 for history in histories]
+
+
+def test_caser_reads_nothing_where_there_was_nothing() -> None:
+    """A short history is one of empty lines before its events, not of its first event again."""
+    model = tiny("caser")
+    assert isinstance(model, Caser)
+    event = model.items.weight[3].detach()
+    lines = torch.stack([torch.zeros(16), torch.zeros(16), torch.zeros(16), event])[None]
+    short, padded = event[None, None], lines
+    torch.testing.assert_close(
+        model._read(short, torch.tensor([1])), model._read(padded, torch.tensor([4]))
+    )
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 13])
+def test_all_steps_at_once_are_the_steps_one_by_one(length: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    keep, added = torch.rand(2, 3, length, 4, generator=generator, dtype=torch.float64)
+    held, expected = torch.zeros(3, 4, dtype=torch.float64), []
+    for step in range(length):
+        held = keep[:, step] * held + added[:, step]
+        expected.append(held)
+    torch.testing.assert_close(all_steps(keep, added), torch.stack(expected, dim=1))

@@ -81,6 +81,8 @@ class SequenceEncoder(nn.Module, ABC):
     about: ClassVar[About]
     presets: ClassVar[Mapping[str, Any]]
     """Its configs by size."""
+    learning_rate: ClassVar[float] = 1e-3
+    """What it is trained with unless told otherwise."""
     ranked: ClassVar[bool] = False
     """Whether rankers can read its states; its config is a `SequenceConfig` then."""
     config: HistoryConfig

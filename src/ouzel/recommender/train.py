@@ -320,13 +320,17 @@ def dropout_for(interactions: Interactions) -> float:
 
 def _untrained_model(interactions: Interactions, options: TrainOptions) -> SequenceEncoder:
     torch.manual_seed(options.seed)
-    (model_class,) = (known for known in SEQUENCE_MODELS if known.name == options.model)
     settings = {"dropout": dropout_for(interactions), **options.checked_settings}
-    return model_class.build(options.preset, interactions.num_rows, **settings)
+    return _sequence_model(options).build(options.preset, interactions.num_rows, **settings)
+
+
+def _sequence_model(options: TrainOptions) -> type[SequenceEncoder]:
+    (model_class,) = (known for known in SEQUENCE_MODELS if known.name == options.model)
+    return model_class
 
 
 def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettings:
-    """Return how to fit: batches that give small data enough steps an epoch.
+    """Return how to fit a sequence model: batches that give small data enough steps an epoch.
 
     >>> import numpy as np
     >>> from ouzel.events.interactions import History, from_histories
@@ -336,7 +340,8 @@ def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettin
     """
     smallest, largest = BATCH_TOKENS
     tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
-    told = {"batch_tokens": tokens, **options.fit_settings}
+    usual = {"batch_tokens": tokens, "learning_rate": _sequence_model(options).learning_rate}
+    told = {**usual, **options.fit_settings}
     return FitSettings(minutes=options.minutes, seed=options.seed, **told)
 
 

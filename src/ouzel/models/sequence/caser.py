@@ -84,6 +84,7 @@ class Caser(SequenceEncoder):
         use="what comes next hangs on the last few events alone",
     )
     presets = PRESETS
+    learning_rate = 3e-3
     config: CaserConfig
 
     def __init__(self, config: CaserConfig, num_rows: int) -> None:

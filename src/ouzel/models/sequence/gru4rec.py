@@ -22,6 +22,7 @@ rows, M = rows asked for.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -77,6 +78,7 @@ class GRU4Rec(SequenceEncoder):
         use="sessions are short, or users too many for larger states",
     )
     presets = PRESETS
+    learning_rate = 3e-3
     config: GRU4RecConfig
 
     def __init__(self, config: GRU4RecConfig, num_rows: int) -> None:
@@ -137,6 +139,8 @@ class GRU4Rec(SequenceEncoder):
 
     def _run(self, x_BLD: Tensor, before: tuple[Tensor, ...] | None) -> list[Tensor]:
         """Return the hidden vectors (B, L, D) of each layer."""
+        # Inputs as large as this open and close the gates from the first steps of training on.
+        x_BLD = x_BLD * math.sqrt(self.config.dim)
         hidden = []
         for index, layer in enumerate(self.layers):
             start = None if before is None else before[index].unsqueeze(0).contiguous()

@@ -7,8 +7,8 @@ has moved: a state is the newest `window` rows, and every event encodes them aga
 
 Differs from the paper: normalisation before each part for queries, keys and values alike (the
 authors' code normalises queries only); positions count from the first event of the window instead
-of from the last; GELU instead of ReLU; and a score is a cosine over a temperature unless that is
-None, since free inner products take several times the epochs.
+of from the last; GELU instead of ReLU; the default loss is the sampled softmax; and a score is a
+cosine over a temperature unless that is None.
 
 Cost: 6 D^2 + 2 n D multiply-adds per event and layer, times n = min(history, window) for an append.
 State: 8 W bytes, and 4 D of the vector.
