@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ouzel.compression.export import export_graphs, export_ranker
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
+from ouzel.features.states import Precision
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.models.layers.precision import Precision
 from ouzel.models.ranking.target_attention import TargetAttention
 from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
 

@@ -228,8 +228,9 @@ def test_a_killed_writer_leaves_only_an_unfinished_folder(
 def test_a_bundle_of_the_first_format_is_read(make_bundle: Make) -> None:
     path = make_bundle().path
     fields = msgspec.json.decode((path / "manifest.json").read_bytes())
-    del fields["states"]
+    del fields["states"], fields["kind"]
     text = msgspec.json.encode(fields | {"format_version": 1})
     (path / "manifest.json").write_bytes(text)
     older = load_bundle(path.rename(path.with_name(digest_of(text)[:FOLDER_DIGITS])))
     assert older.manifest.states is None
+    assert older.manifest.kind == "sequence"

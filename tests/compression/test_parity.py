@@ -9,8 +9,8 @@ from onnx import numpy_helper
 
 from ouzel.compression.export import graph_signatures
 from ouzel.compression.parity import PARITY_BOUND, measure_parity
+from ouzel.features.states import Precision
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.models.layers.precision import Precision
 from tests.tiny import NUM_ROWS, random_history, tiny_files, tiny_graphs, tiny_model
 
 HISTORIES = [random_history(np.random.default_rng(n), n) for n in (1, 2, 7, 8, 9, 16, 40, 70)]

@@ -79,3 +79,33 @@ def test_the_same_seed_gives_the_same_batches() -> None:
 def test_padding_an_empty_history() -> None:
     empty = History(np.empty(0, np.int32), np.empty(0, np.int64))
     assert pad_histories([empty]).length_B.tolist() == [0]
+
+
+def padding_share(lengths: list[int], *, max_length: int, tokens: int) -> float:
+    interactions, rng = interactions_of(lengths), np.random.default_rng(0)
+    windows = training_windows(interactions, max_length=max_length, rng=rng)
+    sizes = [
+        (batch.rows_BL.size, int((batch.targets_BL > 0).sum()))
+        for batch in training_batches(interactions, windows, tokens=tokens, rng=rng)
+    ]
+    return 1 - sum(real for _, real in sizes) / sum(size for size, _ in sizes)
+
+
+def test_short_and_long_histories_waste_less_than_a_fifth() -> None:
+    """Lengths as in a shop (most below ten) and as in a film club (most in the hundreds)."""
+    rng = np.random.default_rng(3)
+    short = (3 + rng.geometric(0.25, 3000)).tolist()
+    long = (20 + rng.geometric(0.007, 600)).tolist()
+    assert padding_share(short, max_length=50, tokens=1024) < 0.1
+    assert padding_share(long, max_length=200, tokens=6400) < 0.1
+
+
+def test_groups_differ_between_epochs_though_all_lengths_are_equal() -> None:
+    interactions, rng = interactions_of([5] * 200), np.random.default_rng(0)
+    windows = training_windows(interactions, max_length=9, rng=rng)
+
+    def groups() -> set[frozenset[int]]:
+        batches = training_batches(interactions, windows, tokens=40, rng=rng)
+        return {frozenset(batch.times_BL[:, 0].tolist()) for batch in batches}
+
+    assert len(groups() & groups()) == 0

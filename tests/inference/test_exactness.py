@@ -15,12 +15,12 @@ from onnx import numpy_helper
 
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
+from ouzel.features.states import Precision, StateShape
 from ouzel.inference.audit import AUDIT_TOLERANCE
 from ouzel.inference.encoding import HistoryEncoder
-from ouzel.inference.onnxruntime import Graphs, StateShape
+from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool, history_hash, rings, slot_bytes
 from ouzel.inference.states import UserStates
-from ouzel.models.layers.precision import Precision
 from tests.tiny import (
     NUM_ROWS,
     START_MS,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from ouzel.events.interactions import History, from_histories
 from ouzel.recommender.options import TrainOptions
+from ouzel.recommender.train import settings_for
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,29 @@ def test_values_that_mean_nothing_are_refused_by_name(name: str, value: float) -
 def test_a_precision_that_is_not_known_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="no state_precision 'int4': did you mean 'int8'"):
         TrainOptions(state_precision="int4")
+
+
+def test_settings_of_the_fit_are_told_from_those_of_the_model() -> None:
+    options = TrainOptions(settings={"loss": "gbce", "dim": "32", "num_negatives": "99"})
+    assert options.checked_settings == {"dim": 32}
+    assert options.fit_settings == {"loss": "gbce", "num_negatives": 99}
+    few = from_histories([History(np.array([1, 2], np.int32), np.array([10, 20]))], num_rows=3)
+    settings = settings_for(few, options)
+    assert (settings.loss, settings.num_negatives, settings.learning_rate) == ("gbce", 99, 1e-3)
+    assert settings_for(few, TrainOptions(model="gru4rec")).learning_rate == 3e-3
+    told = TrainOptions(model="gru4rec", settings={"learning_rate": 0.5})
+    assert settings_for(few, told).learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"settings": {"loss": "gbc"}}, "there is no loss 'gbc': did you mean 'gbce'"),
+        ({"settings": {"num_negatives": "0"}}, "num_negatives is 0: give more than 0"),
+        ({"settings": {"learning_rate": "fast"}}, "learning_rate is 'fast'"),
+        ({"model": "gru4rec", "ranker": True}, "no ranker can read the states of gru4rec"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused(wrong, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        TrainOptions(**wrong)

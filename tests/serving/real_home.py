@@ -14,7 +14,8 @@ from ouzel.bundle.store import BundleStore
 from ouzel.compression.export import graph_signatures
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
-from ouzel.models.layers.precision import Precision
+from ouzel.features.states import Precision
+from ouzel.inference.onnxruntime import Graphs
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 from ouzel.serving.engine import Engine
@@ -33,19 +34,28 @@ HOUR_MS = 3_600_000
 
 
 def write_home(
-    home: Path, *, num_users: int = 6, precision: Precision = "fp32", ranker: bool = False
+    home: Path,
+    *,
+    num_users: int = 6,
+    precision: Precision = "fp32",
+    ranker: bool = False,
+    exported: tuple[dict[str, bytes], Graphs] | None = None,
 ) -> None:
     """Make the home: users u0, u1, ... each with a history of a dozen items.
 
-    States are in `precision`; a `ranker` of them comes with them.
+    States are in `precision`; a `ranker` of them comes with them. With `exported`, files and
+    graphs, it is the home of another model than the backbone.
     """
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     with EventLog.open(home / "events.db") as log:
         log.append(_items() + _interactions(rng, num_users))
         interactions = log.interactions()
-        graphs = tiny_graphs(precision=precision)
-        files, extra, features = tiny_files(precision=precision), {}, {}
+        made, graphs = exported or (
+            tiny_files(precision=precision),
+            tiny_graphs(precision=precision),
+        )
+        files, extra, features = dict(made), {}, {}
         if ranker:
             files |= tiny_ranker_files(precision=precision)
             extra = {"ranker": {"items": tiny_tables()[1], **tiny_kernel_weights()}}

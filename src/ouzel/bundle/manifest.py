@@ -14,14 +14,18 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-FORMAT_VERSION = 2
+from ouzel.features.states import Precision
+
+FORMAT_VERSION = 3
 """The newest Bundle format that this library reads and the one it writes.
 
-2 added `states` and `index`. Older Bundles are read: their states are in float32.
+2 added `states` and `index`, 3 `kind`. Older Bundles are read: their states are in float32, and
+all are of sequence models.
 """
 
-Precision = Literal["fp32", "fp16", "int8"]
-"""How the keys and values of user states are kept."""
+Kind = Literal["sequence", "encoder", "closed_form"]
+"""What serves: a graph for each step of a user's state; item factors and the fold-in of a history;
+or weights from item to item."""
 
 FOLDER_DIGITS = 16
 """How many hex digits of the digest name the folder."""
@@ -91,7 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     and `catalogue_digest` the digest of that prefix. `error_bounds` are measured largest absolute
     differences, by name. `parent` is the digest of the Bundle this one was made from. `states` says
     in which precision user states are kept, and why. `index` is the automatic choice of an item
-    index when the Bundle was made (None: not measured).
+    index when the Bundle was made (None: not measured). `kind` says how it is served.
     """
 
     format_version: int
@@ -110,6 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: dict[str, FileDigest]
     states: StatePrecision | None = None
     index: IndexRecord | None = None
+    kind: Kind = "sequence"
 
 
 class _FormatOnly(msgspec.Struct):
@@ -143,7 +148,7 @@ def decode_manifest(text: bytes) -> Manifest:
     >>> decode_manifest(b'{"format_version": 99}')
     Traceback (most recent call last):
     ...
-    ValueError: manifest.json has format version 99, this library reads up to 2: upgrade ouzel
+    ValueError: manifest.json has format version 99, this library reads up to 3: upgrade ouzel
     """
     try:
         version = msgspec.json.decode(text, type=_FormatOnly).format_version

@@ -24,6 +24,7 @@ R = TypeVar("R")
 COMMANDS = {
     "validate": "Check a data file and report what is wrong with it, row by row.",
     "train": "Train a model on raw events and make a home for it.",
+    "models": "List the models that can be trained, and when to use which.",
     "evaluate": "Measure the model of a home against every baseline.",
     "recommend": "Print what a home recommends to one user.",
     "index": "Choose how the items of a home are searched, by measuring it here.",

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 EXAMPLE = "ouzel train --data events.csv --out home --minutes 10"
 
 
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the model by name, such as dim=128."),
+]
 Map = Annotated[
     list[str] | None,
     typer.Option("--map", help="A column by another name, such as user_id=userID."),
@@ -31,7 +35,8 @@ def command(
     ],
     out: Annotated[Path, typer.Option(help="The home to train into; it is made if absent.")],
     preset: Annotated[str, typer.Option(help="Size of the model: S, M, L or XL.")] = "S",
-    model: Annotated[str, typer.Option(help="Name of the model.")] = "esasrec",
+    model: Annotated[str, typer.Option(help="Name of the model: see `ouzel models`.")] = "esasrec",
+    set_: Set = None,
     split: Annotated[
         str, typer.Option(help="What to hold out: temporal or leave-one-out.")
     ] = "temporal",
@@ -71,6 +76,7 @@ def command(
 
     options = TrainOptions(
         model=model,
+        settings=named_settings(set_ or []),
         preset=preset,
         split=split,
         refit=refit,
@@ -88,6 +94,26 @@ def command(
     if json != "-":
         typer.echo(verdict(trained.rows))
         typer.echo(f"Serve it: ouzel serve {out}")
+
+
+def named_settings(pairs: list[str]) -> dict[str, str]:
+    """Return what `--set` gave, each name=value, by name.
+
+    Raises:
+        ValueError: one is no such pair, or a name comes twice.
+
+    >>> named_settings(["dim=128", "half_life=10"])
+    {'dim': '128', 'half_life': '10'}
+    """
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"--set {pair}: give name=value, such as dim=128")
+        if name in settings:
+            raise ValueError(f"--set {pair}: {name} was given before")
+        settings[name] = value
+    return settings
 
 
 def _train(

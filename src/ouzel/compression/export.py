@@ -4,7 +4,9 @@ The signatures are those of the design, in the shapes that were measured to be f
 cache is an input of its own, keys are stored transposed, users are gathered inside the graph from
 the whole pool, and only the new row comes out. The item tables are inputs too, so that all graphs
 share one copy of them. States in int8 have two arrays more for each layer, the scales of keys and
-of values (S, H, W), and `encode` and `append` give such rows.
+of values (S, H, W), and `encode` and `append` give such rows. States of other kinds have other
+arrays (`ouzel.features.states`): rings of `rows` or `times` (S, W), which the pool fills itself, or
+a carried `state` (S, R).
 
 Shape legend: B = batch, L = length, D = dim, H = heads, E = D / H, W = window, S = state slots,
 N = catalogue rows, K = candidates.
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ouzel.bundle.manifest import GraphSignature
-from ouzel.models.layers.precision import Precision
+from ouzel.features.states import Precision, StateShape
 from ouzel.models.protocols import Ranker, SequenceConfig, SequenceEncoder
 
 OPSET = 20
@@ -121,6 +123,24 @@ def cache_names(num_layers: int, precision: Precision = "fp32") -> list[str]:
     return [f"{kind}_{layer}" for layer in range(num_layers) for kind in kinds]
 
 
+def _cache_inputs(
+    state: StateShape, precision: Precision, slots: Any, *, only_last: bool
+) -> dict[str, tuple[Tensor, dict[int, Any]]]:
+    """Return the arrays of all slots that `append` reads, or of its layers the last one's."""
+    inputs: dict[str, tuple[Tensor, dict[int, Any]]] = {}
+    if state.num_layers and only_last:
+        inputs |= _last_layer(state, precision, slots)
+    elif state.num_layers:
+        tensors = state.num_layers * _cache(state, precision, slots=5)
+        for name, tensor in zip(cache_names(state.num_layers, precision), tensors, strict=True):
+            inputs[name] = (tensor, {0: slots})
+    for column in state.columns:
+        inputs[column] = (torch.ones(5, state.window, dtype=torch.int64), {0: slots})
+    if state.size:
+        inputs["state"] = (torch.zeros(5, state.size), {0: slots})
+    return inputs
+
+
 def row_names(num_layers: int, precision: Precision = "fp32") -> list[str]:
     """Return the names of the outputs of `encode` and `append`, in order.
 
@@ -136,7 +156,7 @@ def _kinds(precision: Precision, *names: str) -> tuple[str, ...]:
     return names if precision == "int8" else names[::2]
 
 
-def _cache(config: SequenceConfig, precision: Precision, slots: int) -> list[Tensor]:
+def _cache(config: SequenceConfig | StateShape, precision: Precision, slots: int) -> list[Tensor]:
     """Return the arrays of one layer's cache."""
     heads, size = config.num_heads, config.dim // config.num_heads
     shapes = {"keys": (slots, heads, size, config.window), "scales": (slots, heads, config.window)}
@@ -152,7 +172,7 @@ def _cache(config: SequenceConfig, precision: Precision, slots: int) -> list[Ten
 
 
 def _last_layer(
-    config: SequenceConfig, precision: Precision, slots: Any
+    config: SequenceConfig | StateShape, precision: Precision, slots: Any
 ) -> dict[str, tuple[Tensor, dict[int, Any]]]:
     """Return the inputs of a graph that reads the last layer's cache."""
     names = _kinds(precision, "keys", "key_scales", "values", "value_scales")
@@ -174,7 +194,8 @@ def _export_encode(model: SequenceEncoder) -> bytes:
 
 
 def _rows(model: SequenceEncoder) -> list[str]:
-    return row_names(model.config.num_layers, model.precision)
+    names = row_names(model.state.num_layers, model.precision)
+    return [*(["carried"] if model.state.size else []), *names]
 
 
 def _export_append(model: SequenceEncoder) -> bytes:
@@ -182,12 +203,7 @@ def _export_append(model: SequenceEncoder) -> bytes:
     each = torch.ones(2, dtype=torch.int64)
     inputs = {name: (each, {0: batch}) for name in ("row", "time", "length", "slot")}
     inputs["table"] = (torch.zeros(4, model.config.dim), {0: rows})
-    num_layers = model.config.num_layers
-    names = cache_names(num_layers, model.precision)
-    for name, tensor in zip(
-        names, num_layers * _cache(model.config, model.precision, slots=5), strict=True
-    ):
-        inputs[name] = (tensor, {0: slots})
+    inputs |= _cache_inputs(model.state, model.precision, slots, only_last=False)
     return _export(model, model.append, inputs, _rows(model))
 
 
@@ -197,7 +213,7 @@ def _export_query(model: SequenceEncoder) -> bytes:
     inputs = {name: (each, {0: batch}) for name in ("now", "length", "slot")}
     inputs["last"] = (torch.zeros(5, model.config.dim), {0: slots})
     inputs["last_time"] = (torch.zeros(5, dtype=torch.int64), {0: slots})
-    inputs |= _last_layer(model.config, model.precision, slots)
+    inputs |= _cache_inputs(model.state, model.precision, slots, only_last=True)
     return _export(model, model.query, inputs, ["vector"])
 
 
@@ -210,7 +226,7 @@ def _export_score(model: SequenceEncoder) -> bytes:
         "slot": (each, {0: batch}),
         "candidates": (torch.ones(2, 3, dtype=torch.int64), {0: batch, 1: candidates}),
         "vectors": (torch.zeros(4, model.config.dim), {0: rows}),
-        **_last_layer(model.config, model.precision, slots),
+        **_cache_inputs(model.state, model.precision, slots, only_last=True),
     }
     return _export(model, model.score, inputs, ["logits"])
 

@@ -57,11 +57,11 @@ def measure_parity(
         ValueError: one is above its bound: such graphs must not be served.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> class Constant(torch.nn.Module):
     ...     precision = "fp32"
-    ...     def forward(self, rows_BL, times_BL, request_times_BL):
-    ...         return torch.ones(*rows_BL.shape, 1)
+    ...     def user_vectors(self, rows_BL, times_BL, length_B, now_B):
+    ...         return torch.ones(len(rows_BL), 1)
     ...     def item_vectors(self):
     ...         return torch.ones(2, 1)
     >>> ring = np.ones((1, 1, 1, 1), np.float32)
@@ -171,11 +171,10 @@ def _spread_rows(num_rows: int) -> NDArray[np.int64]:
 def _torch_vector(model: SequenceEncoder, history: History) -> NDArray[np.float32]:
     # All of it: positions decide how keys are rounded, and here they count from the first event.
     padded = pad_histories([history])
-    requests_BL = padded.times_BL.copy()
-    requests_BL[0, -1] = _request_ms(history)
+    now_B = np.array([_request_ms(history)])
     with torch.no_grad():
-        inputs = map(torch.from_numpy, (padded.rows_BL, padded.times_BL, requests_BL))
-        return np.asarray(model(*inputs)[0, -1].numpy(), np.float32)
+        inputs = (padded.rows_BL, padded.times_BL, padded.length_B, now_B)
+        return np.asarray(model.user_vectors(*map(torch.from_numpy, inputs))[0].numpy(), np.float32)
 
 
 def _appended(graphs: Graphs, history: History) -> NDArray[np.float32]:

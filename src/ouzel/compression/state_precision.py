@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from ouzel.bundle.manifest import MeasuredPrecision, StatePrecision
 from ouzel.evaluation.metrics import ndcg, rank_and_top
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
-from ouzel.inference.onnxruntime import StateShape
+from ouzel.features.states import Precision
 from ouzel.inference.pool import slot_bytes
-from ouzel.models.layers.precision import PRECISIONS, Precision
+from ouzel.models.layers.precision import PRECISIONS
 from ouzel.models.protocols import SequenceEncoder
 
 LEAST_OVERLAP = 0.98
@@ -45,7 +46,7 @@ def choose_precision(
     precision within `LEAST_OVERLAP` and `LEAST_NDCG`, and float32 if there is nothing to measure.
 
     Raises:
-        ValueError: vectors in the precision asked for are not finite.
+        ValueError: vectors in the precision asked for are not finite, or there is nothing to round.
 
     >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
     >>> _ = torch.manual_seed(0)
@@ -61,12 +62,17 @@ def choose_precision(
     if asked == "auto":
         good = [name for name, row in finite.items() if _good(row, finite["fp32"])]
         return StatePrecision(chosen=good[-1] if good else "fp32", measured=measured)
-    if asked not in finite and histories:
-        raise ValueError(
-            f"states cannot be kept in {asked}: user vectors are not finite; choose auto"
-        )
+    if asked not in finite and (histories or asked not in _possible(model)):
+        reason = "user vectors are not finite"
+        if asked not in _possible(model):
+            reason = f"those of {model.name} hold no keys and values"
+        raise ValueError(f"states cannot be kept in {asked}: {reason}; choose auto")
     (chosen,) = (precision for precision in PRECISIONS if precision == asked)
     return StatePrecision(chosen=chosen, measured=measured)
+
+
+def _possible(model: SequenceEncoder) -> tuple[Precision, ...]:
+    return PRECISIONS if model.state.num_layers else PRECISIONS[:1]
 
 
 def _good(row: MeasuredPrecision, reference: MeasuredPrecision) -> bool:
@@ -82,7 +88,7 @@ def _measure(model: SequenceEncoder, histories: Sequence[History]) -> list[Measu
     truth_BD = user_vectors(exact, histories, "fp32")
     best = _best(truth_BD, items_ND, histories)[1]
     rows = []
-    for precision in PRECISIONS:
+    for precision in _possible(model):
         vectors_BD = user_vectors(model, histories, precision)
         if not np.isfinite(vectors_BD).all():
             continue
@@ -91,7 +97,7 @@ def _measure(model: SequenceEncoder, histories: Sequence[History]) -> list[Measu
         rows.append(
             MeasuredPrecision(
                 precision=precision,
-                state_bytes=slot_bytes(_shape(model, precision)),
+                state_bytes=slot_bytes(replace(model.state, precision=precision)),
                 vector_error=float(np.abs(vectors_BD - truth_BD).max()),
                 overlap_at_10=float(np.mean(kept)) if kept else 1.0,
                 ndcg_at_10=gain,
@@ -129,13 +135,10 @@ def user_vectors(
 def _batch(model: SequenceEncoder, histories: Sequence[History], field: int) -> NDArray[np.float64]:
     read = [History(one.rows[:-1], one.times_ms[:-1]).last(field) for one in histories]
     padded = pad_histories(read)
-    newest_B = padded.length_B - 1
-    each_B = np.arange(len(read))
-    requests_BL = padded.times_BL.copy()
-    requests_BL[each_B, newest_B] = [one.times_ms[-1] for one in histories]
+    now_B = np.array([one.times_ms[-1] for one in histories], np.int64)
     with torch.no_grad():
-        inputs = map(torch.from_numpy, (padded.rows_BL, padded.times_BL, requests_BL))
-        return np.asarray(model(*inputs).numpy()[each_B, newest_B], np.float64)
+        inputs = (padded.rows_BL, padded.times_BL, padded.length_B, now_B)
+        return np.asarray(model.user_vectors(*map(torch.from_numpy, inputs)).numpy(), np.float64)
 
 
 def _best(
@@ -149,9 +152,3 @@ def _best(
         gains.append(ndcg(rank_1, K)[0])
         lists.append(set(shown.tolist()))
     return float(np.mean(gains)), lists
-
-
-def _shape(model: SequenceEncoder, precision: Precision) -> StateShape:
-    config = model.config
-    size = config.dim // config.num_heads
-    return StateShape(config.num_layers, config.num_heads, size, config.window, precision)

@@ -32,7 +32,7 @@ def ranked_scorer(
     events gets the same score for every item, which ranks as a miss.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> tables = np.ones((3, 2), np.float32), np.ones((3, 5), np.float32)
     >>> score = ranked_scorer(graphs, tables, weights_A=np.ones(1, np.float32), breadth=2)

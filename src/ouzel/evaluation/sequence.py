@@ -20,7 +20,7 @@ def sequence_scorer(graphs: Graphs, vectors_ND: NDArray[np.float32]) -> Scorer:
     A user without known events gets the same score for every item, which ranks as a miss.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> score = sequence_scorer(graphs, np.ones((3, 2), np.float32))
     >>> unknown = History(np.array([7], np.int32), np.array([10], np.int64))

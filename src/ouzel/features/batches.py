@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ouzel.events.interactions import History, Interactions
 
 LENGTH_JITTER = 8
-"""Windows are grouped by length give or take this much, so that groups differ between epochs."""
+"""Windows are grouped by length give or take this much, or an eighth of it if that is less, so that
+groups differ between epochs and little of a batch is padding."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def training_batches(
     ([[1, 2, 3]], [[2, 3, 4]])
     """
     lengths_M = windows_M2[:, 1] - windows_M2[:, 0]
-    order = np.argsort(lengths_M + rng.integers(0, LENGTH_JITTER, len(lengths_M)), kind="stable")
+    jitter_M = rng.random(len(lengths_M)) * np.minimum(LENGTH_JITTER, lengths_M / LENGTH_JITTER)
+    order = np.argsort(lengths_M + jitter_M, kind="stable")
     groups = _groups(order, lengths_M, tokens)
     for group in rng.permutation(len(groups)):
         yield _assemble(interactions, windows_M2[groups[group]])

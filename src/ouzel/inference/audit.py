@@ -55,9 +55,10 @@ class Audit:
         """Return the largest difference from a fresh encode, over everything an answer reads.
 
         Infinite if the state's events are not those of the log. What is compared is the vector at
-        the time of the newest event and an hour later, and the values, event by event; of their
-        difference the one step is taken off by which two states may have rounded. (Keys of states
-        of older Bundles may have counted positions from different starts.)
+        the time of the newest event and an hour later, and event by event the values, or what else
+        a state consists of; of their difference the one step is taken off by which two states may
+        have rounded. (Keys of states of older Bundles may have counted positions from different
+        starts.)
         """
         if self.digest != history_hash(self.history):
             return float("inf")
@@ -73,7 +74,7 @@ class Audit:
 
 
 def _value_difference(stored: StatePool, fresh: StatePool, length: int) -> float:
-    """Return the largest difference of the cached values, newest event to oldest."""
+    """Return the largest difference of what is cached, keys left out, newest event to oldest."""
     window = stored.shape.window
     newest = np.arange(1, min(length, window) + 1)
     places = (int(stored.length_S[0]) - newest) % window
@@ -83,4 +84,5 @@ def _value_difference(stored: StatePool, fresh: StatePool, length: int) -> float
         ours, step = stored.values(0, layer, places)
         theirs, fresh_step = fresh.values(0, layer, fresh_places)
         worst = max(worst, float((np.abs(ours - theirs) - np.maximum(step, fresh_step)).max()))
-    return worst
+    rest = zip(stored.beyond_layers(0, places), fresh.beyond_layers(0, fresh_places), strict=True)
+    return max([worst, *(float(np.abs(ours - theirs).max()) for ours, theirs in rest)])

@@ -25,7 +25,7 @@ def encode_into(
     """Encode whole histories of known events and put the states into `slots` of `pool`.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> pool = StatePool(StateShape(1, 1, 2, 4), max_bytes=1000)
     >>> ring, last = np.zeros((1, 2, 1, 2), np.float32), np.ones((1, 2), np.float32)
     >>> graphs = SimpleNamespace(encode=lambda *_: [ring, ring, last], counts_from_start=True)
@@ -49,7 +49,7 @@ def ask(
     """Return the vectors (B, D) of the states in `slots_B` at request times `now_B` in ms.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> pool = StatePool(StateShape(1, 1, 2, 4), max_bytes=1000)
     >>> graphs = SimpleNamespace(query=lambda *, last_SD, slot_B, **state: last_SD[slot_B])
     >>> ask(graphs, pool, np.array([0, 2]), np.array([20, 20])).shape

@@ -7,17 +7,16 @@ N = catalogue rows with the padding row 0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
-from ouzel.bundle.manifest import Precision
 from ouzel.features.batches import PaddedHistories
+from ouzel.features.states import MOST_WAITING, Column, Precision, StateShape
 
 Array = NDArray[Any]
 
@@ -31,29 +30,7 @@ RANK = "rank"
 
 GRAPHS = ("encode", "append", "query", "score", "item", RANK)
 
-
-@dataclass(frozen=True)
-class StateShape:
-    """The sizes of one user's state: a ring of `window` keys and values in each layer.
-
-    `precision` is that of keys and values; int8 has a scale for each head of each row.
-    """
-
-    num_layers: int
-    num_heads: int
-    head_size: int
-    window: int
-    precision: Precision = "fp32"
-
-    @property
-    def dim(self) -> int:
-        """Return D."""
-        return self.num_heads * self.head_size
-
-    @property
-    def receptive_field(self) -> int:
-        """Return how many of the newest events a state depends on."""
-        return self.num_layers * (self.window - 1) + 1
+COLUMNS: tuple[Column, ...] = get_args(Column)
 
 
 class Graphs:
@@ -139,7 +116,8 @@ class Graphs:
     ) -> NDArray[np.float32]:
         """Return the user vectors (B, D) at request times `now_B` in ms.
 
-        Of `cache`, each layer's rings for all slots, the last layer's are read.
+        Of `cache`, each layer's rings for all slots, the last layer's are read, and what comes
+        after them.
         """
         feeds: dict[str, Array] = {
             "now": now_B,
@@ -217,6 +195,12 @@ class Graphs:
 
     def _state_shape(self) -> StateShape:
         inputs = {node.name: node for node in self._sessions["append"].get_inputs()}
+        columns = tuple(name for name in COLUMNS if name in inputs)
+        size = inputs["state"].shape[1] if "state" in inputs else 0
         num_layers = sum(name.startswith("keys_") for name in inputs)
-        _, heads, size, window = inputs["keys_0"].shape
-        return StateShape(num_layers, heads, size, window, _PRECISIONS[inputs["keys_0"].type])
+        if not num_layers:
+            window = inputs[columns[0]].shape[1] if columns else MOST_WAITING
+            return StateShape(0, 1, self.table_ND.shape[1], window, columns=columns, size=size)
+        _, heads, head_size, window = inputs["keys_0"].shape
+        precision = _PRECISIONS[inputs["keys_0"].type]
+        return StateShape(num_layers, heads, head_size, window, precision, columns, size)

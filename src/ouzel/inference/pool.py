@@ -1,9 +1,10 @@
 """The pool of user states: arrays allocated once, slots handed out and taken back, oldest first.
 
-A slot holds one user's rings of keys and values, in the precision that the graphs give and read,
-the vector of the newest event, and what is needed to check it: the number of events in it and a
-hash of them. The hash is a polynomial in the mixed events modulo 2^64, so that an appended event
-extends it in one step and a whole history is hashed in one vectorised pass.
+A slot holds one user's rings of keys and values, in the precision that the graphs give and read
+(or a state of another kind, see `ouzel.features.states`), the vector of the newest event, and what
+is needed to check it: the number of events in it and a hash of them. The hash is a polynomial in
+the mixed events modulo 2^64, so that an appended event extends it in one step and a whole history
+is hashed in one vectorised pass.
 
 Shape legend: S = slots, H = heads, E = head size, W = window, D = H E, L = length, n = events.
 """
@@ -20,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ouzel.events.interactions import History
 from ouzel.events.shared_array import shared_zeros
-from ouzel.inference.onnxruntime import StateShape
+from ouzel.features.states import StateShape
 
 Array = NDArray[Any]
 
@@ -70,11 +71,11 @@ def history_hash(history: History) -> int:
 
 
 class Ring(NamedTuple):
-    """One array of a layer's cache: its shape in one slot, and which axis is the window."""
+    """One array of a cache: its shape in one slot, and which axis is the window, if one is."""
 
     shape: tuple[int, ...]
     dtype: DTypeLike
-    axis: int
+    axis: int | None
 
 
 def rings(shape: StateShape) -> list[Ring]:
@@ -90,6 +91,17 @@ def rings(shape: StateShape) -> list[Ring]:
     return [keys, scales, values, scales] if shape.precision == "int8" else [keys, values]
 
 
+def arrays(shape: StateShape) -> list[Ring]:
+    """Return all arrays of a cache: those of each layer, the columns, the carried vector.
+
+    >>> [ring.shape for ring in arrays(StateShape(0, 1, 64, 50, columns=("rows",)))]
+    [(50,)]
+    """
+    layers = shape.num_layers * rings(shape)
+    columns = [Ring((shape.window,), np.int64, 0) for _ in shape.columns]
+    return [*layers, *columns, *([Ring((shape.size,), np.float32, None)] if shape.size else [])]
+
+
 def slot_bytes(shape: StateShape) -> int:
     """Return the bytes of one slot: 2 layers x D x W numbers, their scales, and its bookkeeping.
 
@@ -98,8 +110,8 @@ def slot_bytes(shape: StateShape) -> int:
     >>> slot_bytes(StateShape(2, 2, 32, 200, "fp16")), slot_bytes(StateShape(2, 2, 32, 200, "int8"))
     (102689, 57889)
     """
-    layer = sum(math.prod(ring.shape) * np.dtype(ring.dtype).itemsize for ring in rings(shape))
-    return shape.num_layers * layer + shape.dim * 4 + 4 * 8 + 1
+    cache = sum(math.prod(ring.shape) * np.dtype(ring.dtype).itemsize for ring in arrays(shape))
+    return cache + shape.dim * 4 + 4 * 8 + 1
 
 
 class StatePool:
@@ -120,7 +132,7 @@ class StatePool:
         self.shape = shape
         slots = self.num_slots
         zeros = shared_zeros if shared else np.zeros
-        self._rings = shape.num_layers * rings(shape)
+        self._rings = arrays(shape)
         self.cache = [zeros((slots, *ring.shape), ring.dtype) for ring in self._rings]
         self.last_SD = zeros((slots, shape.dim), np.float32)
         self.last_time_S = zeros((slots,), np.int64)
@@ -210,14 +222,20 @@ class StatePool:
 
         That step is an array that can be compared with the values.
         """
-        count = len(self._rings) // self.shape.num_layers
-        arrays = self.cache[layer * count : (layer + 1) * count]
+        count = len(rings(self.shape))
+        of_layer = self.cache[layer * count : (layer + 1) * count]
         if self.shape.precision == "int8":
-            scales_HN1 = arrays[3][slot][:, places, None]
-            return arrays[2][slot][:, places] * scales_HN1, scales_HN1
-        values = arrays[1][slot][:, places]
+            scales_HN1 = of_layer[3][slot][:, places, None]
+            return of_layer[2][slot][:, places] * scales_HN1, scales_HN1
+        values = of_layer[1][slot][:, places]
         step = np.spacing(np.abs(values)) if self.shape.precision == "fp16" else 0.0
         return values.astype(np.float32), np.asarray(step, np.float32)
+
+    def beyond_layers(self, slot: int, places: Array) -> list[Array]:
+        """Return the columns at `places` of their rings, and the carried vector, as they are."""
+        layers = self.shape.num_layers * len(rings(self.shape))
+        rest = zip(self.cache[layers:], self._rings[layers:], strict=True)
+        return [array[slot] if ring.axis is None else array[slot][places] for array, ring in rest]
 
     def write(
         self, slot: int, encoded: Sequence[Array], index: int, history: History, *, start: int
@@ -232,8 +250,13 @@ class StatePool:
         kept = np.arange(max(0, length - self.shape.window), length)
         places = (start + kept) % self.shape.window
         self.epoch_S[slot] += 1
-        for array, ring, rows in zip(self.cache, self._rings, encoded[:-1], strict=True):
-            np.moveaxis(array[slot], ring.axis, 0)[places] = rows[index][kept]
+        read = history.last(length)
+        made = self._all([array[index] for array in encoded[:-1]], read.rows, read.times_ms)
+        for array, ring, rows in zip(self.cache, self._rings, made, strict=True):
+            if ring.axis is None:
+                array[slot] = rows
+            else:
+                np.moveaxis(array[slot], ring.axis, 0)[places] = rows[kept]
         self.last_SD[slot] = encoded[-1][index]
         self.last_time_S[slot] = history.times_ms[-1]
         self.length_S[slot] = start + length
@@ -243,14 +266,16 @@ class StatePool:
     def extend(
         self, slots_B: NDArray[np.int64], fresh: Sequence[Array], rows: Array, times_ms: Array
     ) -> None:
-        """Put the rows that `append` gave into their rings; one event for each slot."""
+        """Put what `append` gave for new events into place; one event for each slot."""
         places_B = self.length_S[slots_B] % self.shape.window
         self.epoch_S[slots_B] += 1
-        for array, ring, row in zip(self.cache, self._rings, fresh[:-1], strict=True):
-            if ring.axis == 2:
-                array[slots_B, :, :, places_B] = row
+        made = self._all(fresh[:-1], rows, times_ms)
+        for array, ring, row in zip(self.cache, self._rings, made, strict=True):
+            if ring.axis is None:
+                array[slots_B] = row
             else:
-                array[slots_B, :, places_B] = row
+                index: tuple[Any, ...] = (slots_B, *ring.axis * [slice(None)], places_B)
+                array[index] = row
         self.last_SD[slots_B] = fresh[-1]
         self.last_time_S[slots_B] = times_ms
         self.length_S[slots_B] += 1
@@ -259,3 +284,10 @@ class StatePool:
         ):
             self.hash_S[slot] = extend_hash(int(self.hash_S[slot]), row, time_ms)
         self.epoch_S[slots_B] += 1
+
+    def _all(self, made: Sequence[Array], rows: Array, times_ms: Array) -> list[Array]:
+        """Return what goes into the cache, in its order: what a graph made, and columns."""
+        layers = self.shape.num_layers * len(rings(self.shape))
+        columns = {"rows": rows, "times": times_ms}
+        kept = [columns[name] for name in self.shape.columns]
+        return [*made[:layers], *kept, *made[layers:]]

@@ -23,7 +23,7 @@ class Workbench:
     pools of one slot.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> ring, last = np.zeros((1, 1, 1, 2), np.float32), np.ones((1, 2), np.float32)
     >>> graphs = SimpleNamespace(
     ...     shape=StateShape(1, 1, 2, 4), encode=lambda *_: [ring, ring, last],

@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.inference.onnxruntime import StateShape
+from ouzel.features.states import StateShape
 
 Array = NDArray[Any]
 

@@ -4,20 +4,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, cast
 
+import torch
 from torch import Tensor, nn
 
-from ouzel.models.layers.precision import Precision, gathered
+from ouzel.features.states import Precision, StateShape
+from ouzel.models.about import About
+from ouzel.models.layers.precision import gathered
 
 
-class SequenceConfig(Protocol):
+class HistoryConfig(Protocol):
     """What every config of a sequence model says, beside what is the model's own."""
 
     @property
     def dim(self) -> int:
         """Return the size D of item, event and user vectors."""
         ...
+
+    @property
+    def window(self) -> int:
+        """Return the events of a training window, and all that one position may attend to."""
+        ...
+
+    @property
+    def dropout(self) -> float:
+        """Return the dropout in training."""
+        ...
+
+    @property
+    def receptive_field(self) -> int:
+        """Return how many of the newest events an answer depends on."""
+        ...
+
+
+class SequenceConfig(HistoryConfig, Protocol):
+    """What the config of a model says whose keys and values a ranker reads."""
 
     @property
     def num_layers(self) -> int:
@@ -30,23 +52,8 @@ class SequenceConfig(Protocol):
         ...
 
     @property
-    def window(self) -> int:
-        """Return W, the events that one position attends to, itself included."""
-        ...
-
-    @property
-    def dropout(self) -> float:
-        """Return the dropout in training."""
-        ...
-
-    @property
     def timed(self) -> bool:
         """Return whether keys are turned by the time of their events, beside their place."""
-        ...
-
-    @property
-    def receptive_field(self) -> int:
-        """Return how many of the newest events an answer depends on."""
         ...
 
 
@@ -60,17 +67,25 @@ class RankerConfig(Protocol):
 
 
 class SequenceEncoder(nn.Module, ABC):
-    """A model of histories that serves from a cache per user.
+    """A model of histories that serves from a state per user.
+
+    What a state is, and so what an event costs, is `state` (see `ouzel.features.states`). The
+    methods for the parts of training and serving that most models share are here.
 
     B = batch, L = length, D = dim, H = heads, E = D / H, W = window, S = state slots, N = catalogue
-    rows, M = rows asked for, K = candidates.
+    rows, M = rows asked for, K = candidates, T = positions with a target.
     """
 
     name: ClassVar[str]
     """What the model is called on the command line and in a Bundle."""
+    about: ClassVar[About]
     presets: ClassVar[Mapping[str, Any]]
     """Its configs by size."""
-    config: SequenceConfig
+    learning_rate: ClassVar[float] = 1e-3
+    """What it is trained with unless told otherwise."""
+    ranked: ClassVar[bool] = False
+    """Whether rankers can read its states; its config is a `SequenceConfig` then."""
+    config: HistoryConfig
     precision: Precision = "fp32"
     """How keys and values are rounded before anything attends to them; training does not round."""
     items: nn.Embedding
@@ -78,8 +93,13 @@ class SequenceEncoder(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
-        """Return an untrained model of a preset for a catalogue."""
+    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
+        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
+
+    @property
+    @abstractmethod
+    def state(self) -> StateShape:
+        """Return the sizes of a state in float32."""
 
     @abstractmethod
     def forward(self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor) -> Tensor:
@@ -89,9 +109,45 @@ class SequenceEncoder(nn.Module, ABC):
         is the inner product of a user vector with an item vector.
         """
 
-    @abstractmethod
     def item_vectors(self) -> Tensor:
         """Return the output-side vectors (N, D) of all catalogue rows."""
+        rows_N = torch.arange(self.items.num_embeddings, device=self.items.weight.device)
+        return self.item(rows_N, self.items.weight)
+
+    def user_vectors(
+        self, rows_BL: Tensor, times_BL: Tensor, length_B: Tensor, now_B: Tensor
+    ) -> Tensor:
+        """Return the user vectors (B, D) after all `length_B` events of padded histories."""
+        newest_B = (length_B - 1).clamp(min=0)
+        each_B = torch.arange(len(rows_BL))
+        requests_BL = times_BL.clone()
+        requests_BL[each_B, newest_B] = now_B
+        vectors: Tensor = self(rows_BL, times_BL, requests_BL)[each_B, newest_B]
+        return vectors
+
+    def predictions(
+        self, rows_BL: Tensor, times_BL: Tensor, request_times_BL: Tensor, targets_BL: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return vectors (T, D) for training, and the row (T,) that each should have scored best.
+
+        Those after each event, and the events that came next: `targets_BL`, 0 where padded.
+        """
+        real_BL = targets_BL > 0
+        vectors_BLD = self(rows_BL, times_BL, request_times_BL)
+        return vectors_BLD[real_BL], targets_BL[real_BL]
+
+    def read_by_rankers(self) -> SequenceConfig:
+        """Return the config, for a ranker of the states.
+
+        Raises:
+            ValueError: no ranker can read them.
+        """
+        if not self.ranked:
+            raise ValueError(
+                f"the states of {self.name} hold nothing that a ranker could read: train without a "
+                "ranker, or another model"
+            )
+        return cast(SequenceConfig, self.config)
 
     # The graphs that serve; docs/architecture.md has their inputs in a table.
 
@@ -104,9 +160,11 @@ class SequenceEncoder(nn.Module, ABC):
         start_B: Tensor,
         table_ND: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return per layer the keys and values (B, L, H, E) of each event, then `last` (B, D).
+        """Return the arrays of a state, then `last` (B, D), which `query` starts from.
 
-        `start_B` events came before those given, so positions do not depend on where one begins.
+        Per layer the keys and values (B, L, H, E) of each event; of a recurrent model the carried
+        vectors (B, R); of a re-encoded one nothing. `start_B` events came before those given, so
+        positions do not depend on where one begins.
         """
 
     @abstractmethod
@@ -119,9 +177,11 @@ class SequenceEncoder(nn.Module, ABC):
         table_ND: Tensor,
         *cache: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the new cache rows: per layer a key and a value (B, H, E), then `last` (B, D)."""
+        """Return what is added: per layer a key and a value (B, H, E), then `last` (B, D).
 
-    @abstractmethod
+        Of a recurrent model the carried vectors (B, R) come first, of a re-encoded one nothing.
+        """
+
     def query(
         self,
         now_B: Tensor,
@@ -131,9 +191,12 @@ class SequenceEncoder(nn.Module, ABC):
         last_time_S: Tensor,
         *cache: Tensor,
     ) -> Tensor:
-        """Return the user vectors (B, D) at request times `now_B` (ms) from cached states."""
+        """Return the user vectors (B, D) at request times `now_B` (ms) from cached states.
 
-    @abstractmethod
+        Without time this is the identity on `last`.
+        """
+        return last_SD[slot_B]
+
     def score(
         self,
         query_BD: Tensor,
@@ -143,7 +206,12 @@ class SequenceEncoder(nn.Module, ABC):
         vectors_ND: Tensor,
         *cache: Tensor,
     ) -> Tensor:
-        """Return one logit per candidate and action (B, K, A)."""
+        """Return one logit per candidate and action (B, K, 1): the inner product.
+
+        Candidates meet the history through the query alone; the states are not read.
+        """
+        logits_BK = torch.einsum("bd,bkd->bk", query_BD, vectors_ND[candidates_BK])
+        return logits_BK.unsqueeze(-1)
 
     @abstractmethod
     def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:

@@ -18,9 +18,12 @@ from ouzel.bundle.index import ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
+from ouzel.inference.fold_in import FoldIn
+from ouzel.inference.no_states import NoStates
 from ouzel.inference.ranking import StateRanker
 from ouzel.inference.states import UserStates
 from ouzel.inference.target_attention import TargetAttentionKernel
+from ouzel.ranking.by_history import AddWeights, FoldInUser, HistoryVectors
 from ouzel.ranking.pipeline import Stage
 from ouzel.ranking.scoring import RankCandidates
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
@@ -28,6 +31,7 @@ from ouzel.retrieval.engines import engine_of
 from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.faiss import ProductIndex
 from ouzel.retrieval.index import Engine, Excluded
+from ouzel.retrieval.item_item import ItemItem
 from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.scan import ScanIndex
@@ -107,7 +111,7 @@ def popular_sources(bundle: Bundle) -> dict[str, PopularSource]:
 
 def item_index(
     vectors_ND: NDArray[np.float32],
-    states: UserStates,
+    states: HistoryVectors,
     samples: Sequence[History],
     chosen: Chosen | None = None,
 ) -> LiveIndex:
@@ -180,7 +184,7 @@ def sample_histories(log: EventLog, most: int = SAMPLES) -> list[History]:
 
 def standard_stages(
     bundle: Bundle,
-    states: UserStates,
+    states: UserStates | NoStates,
     samples: Sequence[History] = (),
     chosen: Chosen | None = None,
     *,
@@ -188,7 +192,8 @@ def standard_stages(
 ) -> list[Stage]:
     """Return the stages of the request path, in order; `samples`, `chosen` as in `item_index`.
 
-    A Bundle with a ranker has its scores after the filter; `weights` are those of its actions, see
+    What finds items depends on the kind of the model; what comes after it does not. A Bundle with
+    a ranker has its scores after the filter; `weights` are those of its actions, see
     `ouzel.ranking.scoring.action_weights`.
 
     >>> from types import SimpleNamespace
@@ -200,25 +205,46 @@ def standard_stages(
     ...     "popular": {"scores": np.array([0, 5, 9]), "recent": np.array([0, 2, 1])},
     ...     "vmis": VMISkNN.fit(from_histories([visit], num_rows=3)).to_tensors(),
     ... }
-    >>> bundle = SimpleNamespace(tensors=arrays.get, manifest=SimpleNamespace(features={}))
+    >>> bundle = SimpleNamespace(tensors=arrays.get, manifest=SimpleNamespace(features={},
+    ...                                                                 kind="sequence"))
     >>> stages = standard_stages(bundle, states=None)
     >>> [stage.name for stage in stages]
     ['state', 'search', 'vmis', 'popular', 'filter', 'select']
     """
-    ranker = state_ranker(bundle, states)
+    ranker = None if isinstance(states, NoStates) else state_ranker(bundle, states)
     if ranker is None and weights is not None:
         raise ValueError(
             f"weights are {dict(weights)}, but this model has no ranker: train with a ranker"
         )
     return [
-        EncodeUser(states),
-        SearchIndex(item_index(bundle.tensors("items")["vectors"], states, samples, chosen)),
+        *_finding(bundle, states, samples, chosen),
         FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
         FillFrom(popular_sources(bundle)["popular"]),
         DropForbidden(),
         *([] if ranker is None else [RankCandidates(ranker, weights=weights)]),
         TopK(),
     ]
+
+
+def _finding(
+    bundle: Bundle,
+    states: UserStates | NoStates,
+    samples: Sequence[History],
+    chosen: Chosen | None,
+) -> list[Stage]:
+    """Return the stages that find items as the kind of the model does."""
+    kind = bundle.manifest.kind
+    if kind == "closed_form":
+        return [AddWeights(ItemItem.from_tensors(bundle.tensors("item_item")))]
+    vectors_ND = bundle.tensors("items")["vectors"]
+    if kind == "encoder":
+        fold_in = FoldIn.from_tensors(bundle.tensors("fold_in"), dim=vectors_ND.shape[1])
+        return [
+            FoldInUser(fold_in),
+            SearchIndex(item_index(vectors_ND, fold_in, samples, chosen)),
+        ]
+    assert not isinstance(states, NoStates), "a sequence model keeps states"
+    return [EncodeUser(states), SearchIndex(item_index(vectors_ND, states, samples, chosen))]
 
 
 def state_ranker(bundle: Bundle, states: UserStates) -> StateRanker | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ouzel.events.catalog import Catalog
 from ouzel.ranking.arranging import Arrange, VectorOf
+from ouzel.ranking.by_history import AddWeights
 from ouzel.ranking.categories import Categories
 from ouzel.ranking.pipeline import Pipeline, Stage
 from ouzel.ranking.stages import FillFrom, SearchIndex
@@ -94,13 +95,15 @@ def paths(
         for fill in fills
     ]
     vector_of, categories = _vector_of(standard), Categories(catalog)
+    weights = [stage for stage in standard.stages if isinstance(stage, AddWeights)]
+    scores_of = weights[0].scores if weights else None
     scoring: list[Stage] = [
-        Relevance(vector_of, _popularity(standard)),
+        Relevance(vector_of, _popularity(standard), scores_of=scores_of),
         *kinds["score"],
         BoostWeights(),
     ]
     scoring += [Arrange(vector_of, categories), *kinds["select"]]
-    searches = [stage for stage in standard.stages if isinstance(stage, SearchIndex)]
+    searches = [s for s in standard.stages if isinstance(s, SearchIndex | AddWeights)]
     union: list[Stage] = [*kinds["hydrate"], *searches, *proposing]
     union += [Propose(source, extra=True) for source in extra]
     union += [Pinned(), *kinds["filter"], Fuse(), *scoring]

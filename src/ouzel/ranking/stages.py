@@ -22,10 +22,10 @@ from ouzel.retrieval.scan import ScanWorker
 from ouzel.retrieval.types import Candidates, Query, Source, among, visible
 
 SEQUENCE = "sequence"
-"""Source name of items found with the stored state of a known user."""
+"""Source name of items that the model finds for a known user."""
 
 SESSION = "session"
-"""Source name of items found with the vector of the session items that the caller sent."""
+"""Source name of items that the model finds by the session items that the caller sent."""
 
 
 RESERVED_MS = 50.0

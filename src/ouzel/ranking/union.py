@@ -8,6 +8,7 @@ Shape legend: K = candidates of one query, D = dimensions of a vector, N = catal
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -142,20 +143,32 @@ class Pinned(Stage):
         return unite(found, Candidates.of(PINNED, rows, np.zeros(len(rows), np.float32)))
 
 
+ScoresOf = Callable[[Query, NDArray[np.int32]], NDArray[np.float32] | None]
+"""Scores (K,) of rows for a query by other means than vectors, -inf where there is none; None for a
+query that it knows nothing of."""
+
+
 class Relevance(Stage):
     """Gives all candidates of a query one score: the product of their vectors with the query's.
 
-    Whoever has no vector comes last as `UNSCORED`. A query without a vector is ordered by the
-    places its candidates have, and the caller's own candidates by `popularity_N`. What was fused
-    stays as it is.
+    A model without vectors has `scores_of`. Whoever has no score comes last as `UNSCORED`. A query
+    of which the model knows nothing is ordered by the places its candidates have, and the caller's
+    own candidates by `popularity_N`. What was fused stays as it is.
     """
 
     name = "relevance"
     kind: Kind = "score"
     optional = True
 
-    def __init__(self, vector_of: VectorOf, popularity_N: NDArray[np.floating]) -> None:
+    def __init__(
+        self,
+        vector_of: VectorOf,
+        popularity_N: NDArray[np.floating],
+        *,
+        scores_of: ScoresOf | None = None,
+    ) -> None:
         self._vector_of = vector_of
+        self._scores_of = scores_of
         self._popularity_N = popularity_N
 
     def run(self, work: Work) -> Work:
@@ -168,9 +181,12 @@ class Relevance(Stage):
         if not len(found) or arrangement is None or arrangement.weights is not None:
             return found
         own = arrangement.own_K is not None
+        name = None if not own else SESSION if query.user is None else SEQUENCE
         if query.vector is not None:
-            name = SESSION if query.user is None else SEQUENCE
-            return self._by_vector(query.vector, found, name if own else None)
+            return self._by_vector(query.vector, found, name)
+        known_K = None if self._scores_of is None else self._scores_of(query, found.rows_K)
+        if known_K is not None:
+            return self._by_scores(known_K, np.isfinite(known_K), found, name)
         if own:
             return self._by_popularity(found)
         places_K = np.arange(1, len(found) + 1)
@@ -182,11 +198,22 @@ class Relevance(Stage):
         """Return the candidates by their product; with a name it becomes that of their source."""
         vectors = [self._vector_of(row) for row in found.rows_K.tolist()]
         has_K = np.array([one is not None for one in vectors], np.bool_)
-        if not has_K.any():
-            return self._by_popularity(found)
         known = [one for one in vectors if one is not None]
         scores_K = np.zeros(len(found), np.float32)
-        scores_K[has_K] = np.stack(known) @ vector
+        if known:
+            scores_K[has_K] = np.stack(known) @ vector
+        return self._by_scores(scores_K, has_K, found, name)
+
+    def _by_scores(
+        self,
+        scores_K: NDArray[np.float32],
+        has_K: NDArray[np.bool_],
+        found: Candidates,
+        name: str | None,
+    ) -> Candidates:
+        """Return the candidates by their scores, those that have none last."""
+        if not has_K.any():
+            return self._by_popularity(found)
         scores_K[~has_K] = scores_K[has_K].min() - 1
         if name is not None or not has_K.all():
             found = _named(found, name, unscored_K=~has_K)

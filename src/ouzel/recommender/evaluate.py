@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
+from ouzel.bundle.manifest import Kind
 from ouzel.data.split import Split, leave_one_out, temporal
 from ouzel.evaluation.baselines import baseline_scorers
+from ouzel.evaluation.by_history import Tensors, fold_in_scorer, item_item_scorer
 from ouzel.evaluation.protocol import Scorer, evaluate
 from ouzel.evaluation.ranked import ranked_scorer
 from ouzel.evaluation.sequence import sequence_scorer
@@ -22,6 +24,12 @@ from ouzel.recommender.options import Progress
 
 if TYPE_CHECKING:
     from ouzel.recommender.publish import Exported
+
+ITEM_FILES: dict[Kind, tuple[str, ...]] = {
+    "encoder": ("items", "fold_in"),
+    "closed_form": ("item_item",),
+}
+"""The files that a model without states is served from."""
 
 SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal}
 
@@ -129,6 +137,12 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
     bundle = home.measured()
     features = bundle.manifest.features
     _, split = recorded_split(home, bundle)
+    if bundle.manifest.kind != "sequence":
+        names = ITEM_FILES[bundle.manifest.kind]
+        tensors = {name: bundle.tensors(name) for name in names}
+        scorer = history_scorer(bundle.manifest.kind, tensors)
+        models = {bundle.manifest.model: scorer}
+        return compare(models, split, name=features["split"], progress=progress)
     graphs = Graphs.of(bundle, threads=threads)
     vectors_ND = bundle.tensors("items")["vectors"]
     ranker = features.get("ranker")
@@ -138,11 +152,21 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
     return compare(models, split, name=features["split"], progress=progress)
 
 
+def history_scorer(kind: Kind, tensors: Tensors) -> Scorer:
+    """Return the scorer of a model that keeps no states, from what a Bundle holds of it.
+
+    >>> arrays = {"offsets": np.zeros(4, np.int64), "rows": np.zeros(0, np.int32)}
+    >>> arrays |= {"values": np.zeros(0, np.float32), "fade": np.ones(1)}
+    >>> score = history_scorer("closed_form", {"item_item": arrays})
+    """
+    return fold_in_scorer(tensors) if kind == "encoder" else item_item_scorer(tensors)
+
+
 def scorers_of(exported: Exported) -> dict[str, Scorer]:
     """Return the scorers of an exported model: with its ranker, if it has one, and without.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> exported = SimpleNamespace(model=SimpleNamespace(name="esasrec"), graphs=graphs,
     ...                            ranker=None, items_NF=None, vectors_ND=np.ones((3, 2)))
@@ -165,7 +189,7 @@ def served_scorers(
     """Return the scorers of what serves, the whole of it first, by name.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> vectors_ND = np.ones((3, 2), np.float32)
     >>> list(served_scorers("esasrec", graphs, vectors_ND, vectors_ND, ["interact"]))

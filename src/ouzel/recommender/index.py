@@ -22,6 +22,7 @@ from ouzel.bundle.index import RECALL_KS, ChosenIndex, ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History, Interactions
 from ouzel.inference.encoding import HistoryEncoder
+from ouzel.inference.fold_in import FoldIn
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.ranking.assembly import automatic_engine, sample_histories
 from ouzel.ranking.scoring import BREADTH
@@ -86,18 +87,35 @@ class Target:
             raise ValueError(f"k is {self.k}: recall is measured at {known}")
 
 
-def asked_by(histories: Sequence[History], graphs: Graphs) -> Asked:
+def spread_histories(interactions: Interactions) -> list[History]:
+    """Return the histories of up to `NUM_USERS` users, spread over all there are.
+
+    >>> from ouzel.events.interactions import from_histories
+    >>> spread_histories(from_histories([], num_rows=3))
+    []
+    """
+    users = np.unique(np.linspace(0, max(0, interactions.num_users - 1), NUM_USERS).astype(int))
+    return [interactions.history(user) for user in users[: interactions.num_users].tolist()]
+
+
+def asked_by(histories: Sequence[History], model: Graphs | FoldIn) -> Asked:
     """Return what the users with these histories ask, at the time of their last event.
 
     >>> from types import SimpleNamespace
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> len(asked_by([History(np.array([7], np.int32), np.array([10]))], graphs))
     0
     """
     histories = [history for history in histories if len(history)]
     now_B = np.array([history.times_ms[-1] for history in histories], np.int64)
-    queries_BD, known_B = HistoryEncoder(graphs)(histories, now_B)
+    if isinstance(model, FoldIn):
+        folded = [model.vector(history.rows) for history in histories]
+        known_B = np.array([vector is not None for vector in folded], np.bool_)
+        nothing = np.zeros(model.dim, np.float32)
+        queries_BD = np.array([nothing if one is None else one for one in folded], np.float32)
+    else:
+        queries_BD, known_B = HistoryEncoder(model)(histories, now_B)
     seen = [distinct_rows(history.rows) for history in histories]
     return Asked(queries_BD[known_B], [seen[at] for at in np.flatnonzero(known_B)])
 
@@ -142,14 +160,12 @@ def index_record(
 
     >>> from types import SimpleNamespace
     >>> from ouzel.events.interactions import from_histories
-    >>> from ouzel.inference.onnxruntime import StateShape
+    >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
     >>> index_record(np.eye(3, dtype=np.float32), graphs, from_histories([], num_rows=3)) is None
     True
     """
-    users = np.unique(np.linspace(0, max(0, interactions.num_users - 1), NUM_USERS).astype(int))
-    histories = [interactions.history(user) for user in users[: interactions.num_users].tolist()]
-    return automatic_record(vectors_ND, asked_by(histories, graphs))
+    return automatic_record(vectors_ND, asked_by(spread_histories(interactions), graphs))
 
 
 def measure_engines(
@@ -266,7 +282,7 @@ def choose_index(home: Home, target: Target, told: Told) -> tuple[list[Row], Row
     with home.log() as log:
         histories = sample_histories(log, NUM_USERS)
     # Its users choose: who is asked took no part in building.
-    asked = asked_by(histories, Graphs.of(bundle)).part(1)
+    asked = asked_by(histories, _asking(bundle)).part(1)
     if not len(asked):
         raise ValueError(f"{home.root} has too few users with known events to measure with")
     rows: list[Row] = []
@@ -286,6 +302,18 @@ def choose_index(home: Home, target: Target, told: Told) -> tuple[list[Row], Row
         return rows, None
     ChosenIndexes(home.root).write(best[1], best[2])
     return rows, best[0]
+
+
+def _asking(bundle: Bundle) -> Graphs | FoldIn:
+    """Return what makes the vectors of users that the index of a Bundle is asked for."""
+    if bundle.manifest.kind == "closed_form":
+        raise ValueError(
+            f"{bundle.manifest.model} adds up weights from item to item: it has no index to choose"
+        )
+    if bundle.manifest.kind == "encoder":
+        dim = bundle.tensors("items")["vectors"].shape[1]
+        return FoldIn.from_tensors(bundle.tensors("fold_in"), dim=dim)
+    return Graphs.of(bundle)
 
 
 def _exact_best(vectors_ND: NDArray[np.float32], asked: Asked) -> NDArray[np.int32]:

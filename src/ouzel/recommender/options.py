@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Protocol
+from typing import Any, Protocol
 
 SPLIT_NAMES = ("leave-one-out", "temporal")
 STATE_PRECISIONS = ("auto", "fp32", "fp16", "int8")
@@ -21,7 +21,10 @@ class TrainOptions:
     """
 
     model: str = "esasrec"
-    """Which model, by its name in `ouzel.models.sequence.SEQUENCE_MODELS`."""
+    """Which model, by its name in `ouzel.models.registry`; `ouzel models` lists them."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the model's config that are not as in its preset, such as `{"dim": 128}`; of a
+    sequence model also how it is fitted, such as `{"loss": "gbce"}` (`ouzel.training.fit.TOLD`)."""
     preset: str = "S"
     """Its size: S (dim 64, 2 layers), M (128, 4) or L (256, 4) over 200 events, or XL (512, 8) over
     512."""
@@ -44,11 +47,8 @@ class TrainOptions:
     takes the smallest that keeps 98 % of the ten best items and 99 % of NDCG@10."""
 
     def __post_init__(self) -> None:
-        from ouzel.models.sequence import SEQUENCE_MODELS
-
-        models = {known.name: known for known in SEQUENCE_MODELS}
-        _check_name("model", self.model, tuple(models))
-        _check_name("preset", self.preset, tuple(models[self.model].presets))
+        _ = self.checked_settings
+        self._check_kind()
         _check_name("split", self.split, SPLIT_NAMES)
         _check_name("state_precision", self.state_precision, STATE_PRECISIONS)
         if self.k_core is not None and self.k_core < 1:
@@ -59,6 +59,52 @@ class TrainOptions:
             raise ValueError(f"min_value is {self.min_value}: give a number, or leave it out")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes is {self.minutes}: give more than 0, or leave it out")
+
+    @property
+    def checked_settings(self) -> dict[str, Any]:
+        """Return `settings` with values of the types that the model's config has.
+
+        Raises:
+            ValueError: the model, the preset or a setting is unknown, or a value does not fit.
+        """
+        from ouzel.models.registry import checked_settings, model_named
+
+        of_model = {k: v for k, v in self.settings.items() if k not in self.fit_settings}
+        return checked_settings(model_named(self.model), self.preset, of_model)
+
+    @property
+    def fit_settings(self) -> dict[str, Any]:
+        """Return those of `settings` that say how a sequence model is fitted, such as its loss.
+
+        Raises:
+            ValueError: a value does not fit; of an unknown name the message suggests the nearest.
+        """
+        from ouzel.models.registry import kind_of, model_named
+
+        if kind_of(model_named(self.model)) != "sequence":
+            return {}
+        from ouzel.training.fit import told_settings
+
+        return told_settings(self.settings)
+
+    def _check_kind(self) -> None:
+        from ouzel.models.protocols import SequenceEncoder
+        from ouzel.models.registry import kind_of, model_named
+
+        kind, known = kind_of(model_named(self.model)), model_named(self.model)
+        if issubclass(known, SequenceEncoder):
+            if self.ranker and not known.ranked:
+                raise ValueError(f"no ranker can read the states of {self.model}: leave it out")
+            return
+        if self.ranker:
+            raise ValueError(f"a ranker reads states, and {self.model} keeps none: leave it out")
+        if self.state_precision != "auto":
+            raise ValueError(
+                f"state_precision is {self.state_precision!r}, and {self.model} keeps no states: "
+                "leave it out"
+            )
+        if kind == "closed_form" and self.minutes is not None:
+            raise ValueError(f"{self.model} is fitted at once: leave minutes out")
 
 
 class Progress(Protocol):

@@ -20,8 +20,8 @@ from ouzel.compression.parity import measure_parity, measure_ranker_parity
 from ouzel.compression.state_precision import choose_precision
 from ouzel.data.split import Split
 from ouzel.events.interactions import History, Interactions
+from ouzel.features.states import Precision
 from ouzel.inference.onnxruntime import Graphs
-from ouzel.models.layers.precision import Precision
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.recommender.home import Home
 from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_popular_scores
@@ -99,7 +99,7 @@ def export(
     states = choose_precision(model, held_out, asked=precision)
     files = _graphs_of(earlier, model, states.chosen) or export_graphs(model, states.chosen)
     if ranker is not None:
-        files |= export_ranker(ranker, model.config, states.chosen)
+        files |= export_ranker(ranker, model.read_by_rankers(), states.chosen)
     table_ND = model.items.weight.detach().numpy().copy()
     graphs = Graphs(files, table_ND, threads=threads)
     by_length = np.argsort(interactions.lengths_U(), kind="stable")
@@ -206,11 +206,6 @@ def publish(
         "inputs": {"table": exported.graphs.table_ND},
         "items": {"vectors": exported.vectors_ND},
         "weights": weights,
-        "popular": {
-            "scores": popular_scores(interactions),
-            "recent": recent_popular_scores(interactions, window_ms=RECENT_WINDOW_MS),
-        },
-        "vmis": VMISkNN.fit(interactions).to_tensors(),
     }
     told = dict(provenance.features)
     if exported.ranker is not None and exported.items_NF is not None:
@@ -221,18 +216,59 @@ def publish(
         config = msgspec.to_builtins(exported.ranker.config)
         told["ranker"] = {"name": exported.ranker.name, "config": config}
     fields = {
-        **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__},
         "features": told,
+        "kind": "sequence",
         "model": model.name,
         "config": msgspec.to_builtins(model.config),
-        "num_rows": interactions.num_rows,
         "graphs": graph_signatures(exported.files),
         "error_bounds": exported.error_bounds,
         "states": exported.states,
+    }
+    return write_model(home, interactions, provenance, fields, tensors, graphs=exported.files)
+
+
+def write_model(
+    home: Home,
+    interactions: Interactions,
+    provenance: Provenance,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    graphs: Mapping[str, bytes],
+) -> Bundle:
+    """Return the new Bundle of a model of any kind, with what fills its lists.
+
+    `fields` are those of the manifest that the model says; `interactions` are all there are.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> x = from_histories([History(np.array([1, 2], np.int32), np.array([10, 20]))], num_rows=3)
+    >>> data = DataRange(digest="d", cut_off_ms=None, num_events=2, num_users=1)
+    >>> told = {"features": {}, "catalogue_digest": "c", "metrics": [], "seed": 0, "parent": None}
+    >>> says = {"model": "ease", "kind": "closed_form", "config": {}, "graphs": {}}
+    >>> says["error_bounds"] = {}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     home = Home(Path(folder))
+    ...     bundle = write_model(home, x, Provenance(data=data, **told), says, {}, graphs={})
+    ...     sorted(bundle.manifest.files)
+    ['popular.safetensors', 'vmis.safetensors']
+    """
+    filling: dict[str, Mapping[str, NDArray[Any]]] = {
+        "popular": {
+            "scores": popular_scores(interactions),
+            "recent": recent_popular_scores(interactions, window_ms=RECENT_WINDOW_MS),
+        },
+        "vmis": VMISkNN.fit(interactions).to_tensors(),
+    }
+    whole = {
+        **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__},
+        "num_rows": interactions.num_rows,
         "versions": versions(),
+        **fields,
     }
     return write_bundle(
-        home.bundles, manifest_fields=fields, tensors=tensors, graphs=exported.files
+        home.bundles, manifest_fields=whole, tensors={**tensors, **filling}, graphs=graphs
     )
 
 

@@ -180,4 +180,4 @@ def trained_model(bundle: Bundle) -> SequenceEncoder:
 def _untrained(model: SequenceEncoder, interactions: Interactions, options: TrainOptions) -> Ranker:
     torch.manual_seed(options.seed)
     actions = tuple(actions_of(interactions))
-    return TargetAttention.build(model.config, actions, interactions.num_rows)
+    return TargetAttention.build(model.read_by_rankers(), actions, interactions.num_rows)

@@ -14,6 +14,7 @@ from ouzel.events import clock
 from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
 from ouzel.inference.audit import audit_tolerance
+from ouzel.inference.no_states import NoStates
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
 from ouzel.ranking.assembly import Chosen, sample_histories, standard_stages
@@ -52,7 +53,8 @@ class Recommender:
     """A recommender that fits on events and answers at once.
 
     Without `home` it lives in a temporary folder, until `save` copies it elsewhere. `weights` are
-    those of the actions of a model with a ranker, such as `{"interact": 1.0, "like": 0.5}`.
+    those of the actions of a model with a ranker, such as `{"interact": 1.0, "like": 0.5}`. `model`
+    is what `fit` trains if it is not told otherwise: a name that `ouzel models` lists.
 
     >>> Recommender("no-such-folder").recommend(["u1"])
     Traceback (most recent call last):
@@ -61,11 +63,18 @@ class Recommender:
     """
 
     def __init__(
-        self, home: Path | str | None = None, *, weights: Mapping[str, float] | None = None
+        self,
+        home: Path | str | None = None,
+        *,
+        model: str | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
+        if model is not None:
+            TrainOptions(model=model)
         self.home = Home(Path(home) if home else Path(tempfile.mkdtemp(prefix="ouzel-")))
         if home is None:
             weakref.finalize(self, shutil.rmtree, self.home.root, ignore_errors=True)
+        self._model = model
         self._weights = weights
         self._answering: _Answering | None = None
 
@@ -73,7 +82,8 @@ class Recommender:
         """Return this recommender, trained on `events` and all it was given before.
 
         `events` is a path, or anything with the Arrow C stream: pandas, polars, pyarrow, DuckDB.
-        `options` are the fields of `TrainOptions`, such as `preset="M"` or `minutes=5`.
+        `options` are the fields of `TrainOptions`, such as `preset="M"`, `minutes=5` or
+        `settings={"dim": 128}`.
 
         Raises:
             ValueError: the events cannot be read, or are too few to learn from.
@@ -81,6 +91,8 @@ class Recommender:
         from ouzel.data.read import from_arrow, read
         from ouzel.recommender.train import cleaned, import_dataset, train_home
 
+        if self._model is not None:
+            options.setdefault("model", self._model)
         chosen = TrainOptions(**options)
         dataset = read(Path(events)) if isinstance(events, str | Path) else from_arrow(events)
         self._close()
@@ -252,13 +264,15 @@ class _Answering:
     def __init__(self, home: Home, weights: Mapping[str, float] | None) -> None:
         bundle = home.current()
         self.log = home.log()
-        self._states = UserStates(
-            Graphs.of(bundle),
-            max_bytes=STATE_BYTES,
-            load_history=self.log.history,
-            version=bundle.version,
-            tolerance=audit_tolerance(bundle.manifest),
-        )
+        self._states: UserStates | NoStates = NoStates(bundle.version)
+        if bundle.manifest.kind == "sequence":
+            self._states = UserStates(
+                Graphs.of(bundle),
+                max_bytes=STATE_BYTES,
+                load_history=self.log.history,
+                version=bundle.version,
+                tolerance=audit_tolerance(bundle.manifest),
+            )
         self._num_rows = bundle.manifest.num_rows
         catalog = self.log.catalog
         self.filters = Filters(

@@ -17,7 +17,9 @@ from ouzel.events.interactions import Interactions
 from ouzel.events.log import EventLog
 from ouzel.inference.pool import slot_bytes
 from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.registry import kind_of, model_named
 from ouzel.models.sequence import SEQUENCE_MODELS
+from ouzel.recommender.by_history import train_by_history
 from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, scorers_of, split_of
 from ouzel.recommender.home import Home
@@ -153,6 +155,12 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         seed=options.seed,
         parent=None,
     )
+    if kind_of(model_named(options.model)) != "sequence":
+        bundle, rows, result = train_by_history(
+            home, split, interactions, options, provenance, progress
+        )
+        home.store().promote(bundle.digest)
+        return Trained(bundle, rows, result)
     model, result = fit_split(home, split, options, progress)
     ranker, ranked = None, None
     if options.ranker:
@@ -307,14 +315,17 @@ def dropout_for(interactions: Interactions) -> float:
 
 def _untrained_model(interactions: Interactions, options: TrainOptions) -> SequenceEncoder:
     torch.manual_seed(options.seed)
+    settings = {"dropout": dropout_for(interactions), **options.checked_settings}
+    return _sequence_model(options).build(options.preset, interactions.num_rows, **settings)
+
+
+def _sequence_model(options: TrainOptions) -> type[SequenceEncoder]:
     (model_class,) = (known for known in SEQUENCE_MODELS if known.name == options.model)
-    return model_class.build(
-        options.preset, interactions.num_rows, dropout=dropout_for(interactions)
-    )
+    return model_class
 
 
 def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettings:
-    """Return how to fit: batches that give small data enough steps an epoch.
+    """Return how to fit a sequence model: batches that give small data enough steps an epoch.
 
     >>> import numpy as np
     >>> from ouzel.events.interactions import History, from_histories
@@ -324,7 +335,9 @@ def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettin
     """
     smallest, largest = BATCH_TOKENS
     tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
-    return FitSettings(batch_tokens=tokens, minutes=options.minutes, seed=options.seed)
+    usual = {"batch_tokens": tokens, "learning_rate": _sequence_model(options).learning_rate}
+    told = {**usual, **options.fit_settings}
+    return FitSettings(minutes=options.minutes, seed=options.seed, **told)
 
 
 def _batch_progress(progress: Progress) -> Any:

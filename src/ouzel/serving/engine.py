@@ -15,6 +15,7 @@ from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
 from ouzel.events.types import Event, Interaction, ItemUpdate
 from ouzel.events.verbs import enters_history
+from ouzel.inference.no_states import NoStates
 from ouzel.inference.states import UserStates
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.paths import paths
@@ -75,7 +76,7 @@ class Parts:
     """
 
     log: EventLog
-    states: UserStates
+    states: UserStates | NoStates
     pipeline: Pipeline
     popular: dict[str, Source]
     model: ModelName
@@ -110,7 +111,7 @@ class Engine:
         self.metrics = Metrics()
         self.ready = False
         self._rebuilds = None
-        if parts.encoder is not None:
+        if parts.encoder is not None and not isinstance(parts.states, NoStates):
             self._rebuilds = Rebuilds(parts.states, parts.encoder)
         self.answers = Answers(
             paths(parts.pipeline, self.catalog, extra=[self._trending]),

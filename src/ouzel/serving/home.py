@@ -11,6 +11,7 @@ from ouzel.bundle.bundle import Bundle, load_bundle
 from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
 from ouzel.inference.audit import audit_tolerance
+from ouzel.inference.no_states import NoStates
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.shared import Directory
 from ouzel.inference.states import UserStates
@@ -89,25 +90,28 @@ def _assemble(
     resources: Resources,
     weights: Mapping[str, float] | None,
 ) -> Parts:
-    graphs = Graphs.of(bundle)
+    graphs = Graphs.of(bundle) if bundle.manifest.kind == "sequence" else None
+    directory = Directory() if resources.workers > 1 else None
     num_rows = bundle.manifest.num_rows
     writer = LogWriter(log)
     visitors = Visitors(log, writer, num_rows=num_rows)
-    states = UserStates(
-        graphs,
-        max_bytes=resources.state_bytes,
-        load_history=visitors.history,
-        version=bundle.version,
-        directory=Directory() if resources.workers > 1 else None,
-        tolerance=audit_tolerance(bundle.manifest),
-    )
+    states: UserStates | NoStates = NoStates(bundle.version, directory)
+    if graphs is not None:
+        states = UserStates(
+            graphs,
+            max_bytes=resources.state_bytes,
+            load_history=visitors.history,
+            version=bundle.version,
+            directory=directory,
+            tolerance=audit_tolerance(bundle.manifest),
+        )
     stages = standard_stages(bundle, states, sample_histories(log), chosen, weights=weights)
     pipeline = Pipeline(stages)
     return Parts(
         log=log,
         states=states,
         pipeline=pipeline,
-        encoder=fork_encoder(graphs),
+        encoder=None if graphs is None else fork_encoder(graphs),
         popular=dict(popular_sources(bundle)),
         model=ModelName(bundle.manifest.model, bundle.version),
         num_rows=num_rows,

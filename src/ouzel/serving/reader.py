@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from ouzel.events.catalog import Catalog
 from ouzel.events.log_view import LogView
 from ouzel.events.types import Impression
+from ouzel.inference.no_states import SharedNothing
 from ouzel.inference.shared import SharedStates
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.paths import paths
@@ -71,7 +72,7 @@ class Inherited:
     """What a reader has from the process that it was forked from."""
 
     stages: Sequence[Stage]
-    states: SharedStates
+    states: SharedStates | SharedNothing
     catalog: Catalog
     filters: Filters
     model: ModelName
@@ -305,12 +306,13 @@ class _Settled:
     settled = 0
 
 
-def _reading(stage: Stage, states: SharedStates) -> Stage:
+def _reading(stage: Stage, states: SharedStates | SharedNothing) -> Stage:
     """Return the stage as it is in a reader."""
-    if isinstance(stage, EncodeUser):
-        return EncodeUser(states)
-    if isinstance(stage, RankCandidates):
-        return stage.over(states)
+    if isinstance(states, SharedStates):
+        if isinstance(stage, EncodeUser):
+            return EncodeUser(states)
+        if isinstance(stage, RankCandidates):
+            return stage.over(states)
     return SearchIndex(stage.index) if isinstance(stage, SearchIndex) else stage
 
 

@@ -1,4 +1,4 @@
-"""The one fit loop: epochs of sampled softmax, early stopping, checkpoints, a log of metrics.
+"""The one fit loop: epochs of batches under a loss, early stopping, checkpoints, a log of metrics.
 
 What is validated and kept is a moving average of the weights, which at a constant learning rate is
 what a falling one would come to.
@@ -16,11 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,14 +40,19 @@ from ouzel.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from ouzel.training.losses import full_softmax, sampled_softmax
-from ouzel.training.samplers import uniform_negatives
+from ouzel.training.objectives import Objective, loss_named
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How to train; the model's shape is its own config."""
+    """How to train; the model's shape is its own config.
 
+    Raises:
+        ValueError: there is no such loss (the message suggests the nearest), or a number is 0.
+    """
+
+    loss: str = "sampled_softmax"
+    """Which of `ouzel.training.objectives.LOSSES`."""
     epochs: int = 200
     """At most this many passes over the training windows."""
     minutes: float | None = None
@@ -57,7 +64,8 @@ class FitSettings:
     batch_tokens: int = 6400
     """Padded positions of one step."""
     num_negatives: int = 512
-    """Negatives a batch shares; a catalogue of no more items gets the full softmax."""
+    """Negatives a batch shares, for a loss that has some; a catalogue of no more items gets the
+    full softmax in place of the sampled one."""
     average_decay: float = 0.998
     """How much of the average of the weights outlives a step; 0: no average."""
     clip_norm: float = 1.0
@@ -68,6 +76,35 @@ class FitSettings:
     """Validations without a better NDCG@10 before stopping."""
     seed: int = 0
     """Of the weights' start, dropout, windows, batches and negatives."""
+
+    def __post_init__(self) -> None:
+        loss_named(self.loss)
+        for name in ("num_negatives", "batch_tokens", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give more than 0")
+
+
+TOLD = ("loss", "num_negatives", "learning_rate", "weight_decay", "batch_tokens")
+"""The settings that a person may set beside those of the model; the others follow from the data."""
+
+
+def told_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `settings` that are in `TOLD`, with values of the types that they have.
+
+    Raises:
+        ValueError: a value does not fit, or there is no such loss.
+
+    >>> told_settings({"loss": "gbce", "num_negatives": "256", "dim": "128"})
+    {'loss': 'gbce', 'num_negatives': 256}
+    """
+    hints, told = get_type_hints(FitSettings), {}
+    for name in set(TOLD) & set(settings):
+        try:
+            told[name] = msgspec.convert(settings[name], hints[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{name} is {settings[name]!r}: {error}") from None
+    FitSettings(**told)
+    return {name: told[name] for name in TOLD if name in told}
 
 
 @dataclass(frozen=True)
@@ -137,6 +174,9 @@ class _Run:
     ) -> None:
         self.model, self.interactions, self.settings = model, interactions, settings
         self.max_length = max_length
+        self.objective = Objective(
+            settings.loss, interactions, num_negatives=settings.num_negatives
+        )
         self.log_path = directory / "metrics.jsonl"
         self.checkpoint_path = directory / "checkpoint.safetensors"
         self.optimizer = torch.optim.AdamW(
@@ -198,20 +238,11 @@ class _Run:
         }
 
     def _step(self, batch: TrainingBatch, rng: np.random.Generator) -> float:
-        settings, num_rows = self.settings, self.interactions.num_rows
-        vectors_BLD = self.model(*map(torch.from_numpy, _inputs(batch)))
-        targets_BL = torch.from_numpy(batch.targets_BL)
-        real_BL = targets_BL > 0
-        vectors_TD, targets_T = vectors_BLD[real_BL], targets_BL[real_BL]
-        items_ND = self.model.item_vectors()
-        if settings.num_negatives >= num_rows - 1:
-            loss = full_softmax(vectors_TD, targets_T, items_ND)
-        else:
-            negatives = uniform_negatives(rng, num_rows=num_rows, count=settings.num_negatives)
-            loss = sampled_softmax(vectors_TD, targets_T, items_ND, torch.from_numpy(negatives))
+        vectors_TD, targets_T = self.model.predictions(*map(torch.from_numpy, _columns(batch)))
+        loss = self.objective(self.model, vectors_TD, targets_T, rng)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self._follow()
         return loss.item()
@@ -268,8 +299,8 @@ class _Run:
         return FitResult(state.epoch, best_epoch, state.best_score, state.seconds)
 
 
-def _inputs(batch: TrainingBatch) -> tuple[NDArray[np.int64], ...]:
-    return batch.rows_BL, batch.times_BL, batch.request_times_BL
+def _columns(batch: TrainingBatch) -> tuple[NDArray[np.int64], ...]:
+    return batch.rows_BL, batch.times_BL, batch.request_times_BL, batch.targets_BL
 
 
 def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

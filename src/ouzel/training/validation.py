@@ -38,13 +38,9 @@ def torch_scorer(model: SequenceEncoder, *, max_length: int) -> Scorer:
     def score(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.no_grad():
             padded = pad_histories([history.last(max_length) for history in histories])
-            requests_BL = padded.times_BL.copy()
-            newest_B = np.maximum(padded.length_B - 1, 0)
-            each_B = np.arange(len(histories))
-            requests_BL[each_B, newest_B] = now_ms
-            inputs = (padded.rows_BL, padded.times_BL, requests_BL)
-            vectors_BLD = model(*map(torch.from_numpy, inputs))
-            scores_BN = vectors_BLD[each_B, newest_B] @ model.item_vectors().T
+            inputs = (padded.rows_BL, padded.times_BL, padded.length_B, now_ms)
+            vectors_BD = model.user_vectors(*map(torch.from_numpy, inputs))
+            scores_BN = vectors_BD @ model.item_vectors().T
             return np.asarray(scores_BN.numpy(), np.float32)
 
     return score

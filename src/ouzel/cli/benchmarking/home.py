@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
-from ouzel.bundle.manifest import Precision
 from ouzel.bundle.store import BundleStore
 from ouzel.cli.printing.output import Report
 from ouzel.evaluation.workload import Workload, cluster_centres, make_workload
 from ouzel.events.interactions import History, Interactions, from_histories
 from ouzel.events.log import EventLog
+from ouzel.features.states import Precision
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.retrieval.popular import popular_scores
 from ouzel.retrieval.vmis import VMISkNN

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ouzel.bundle.bundle import load_bundle
-from ouzel.bundle.manifest import Precision
 from ouzel.bundle.store import BundleStore
 from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
 from ouzel.cli.benchmarking.peer import BENCH, RIVALS, TUNINGS, Peer, Rival, Tuning
@@ -44,6 +43,7 @@ from ouzel.evaluation.serving_case import (
     warm,
 )
 from ouzel.evaluation.workload import Workload
+from ouzel.features.states import Precision
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import slot_bytes
 

@@ -18,10 +18,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ouzel.bundle.manifest import Precision
 from ouzel.cli.printing.benchmark import emit_rows, tell
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
+from ouzel.features.states import Precision
 from ouzel.inference.encoding import ask, encode_into
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool, slot_bytes

@@ -78,3 +78,19 @@ def _read(weights_BHW: Tensor, rings: Rings) -> Tensor:
     if rings.value_scales_BHW is not None:
         weights_BHW = weights_BHW * rings.value_scales_BHW
     return torch.matmul(weights_BHW.unsqueeze(2), rings.values).squeeze(2)
+
+
+def attend_real(query: Tensor, key: Tensor, value: Tensor, length_B: Tensor) -> Tensor:
+    """Return (B, L, H, E): each position reads the first `length_B` positions, later ones too.
+
+    >>> same = torch.zeros(1, 3, 1, 1)
+    >>> value = torch.tensor([1.0, 3.0, 5.0]).view(1, 3, 1, 1)
+    >>> attend_real(same, same, value, torch.tensor([2])).flatten().tolist()
+    [2.0, 2.0, 2.0]
+    """
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    hidden = torch.arange(key.shape[2], device=key.device) >= length_B.unsqueeze(1)
+    unseen = torch.zeros_like(hidden, dtype=query.dtype).masked_fill(hidden, -torch.inf)
+    logits = torch.matmul(query, key.transpose(2, 3)) / math.sqrt(query.shape[-1])
+    weights = (logits + unseen[:, None, None]).softmax(-1)
+    return torch.matmul(weights, value).transpose(1, 2)

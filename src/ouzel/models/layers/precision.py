@@ -13,12 +13,12 @@ Shape legend: B = batch, H = heads, E = head size, W = window (ring size), S = s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-Precision = Literal["fp32", "fp16", "int8"]
+from ouzel.features.states import Precision
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Every precision of states, the largest first."""

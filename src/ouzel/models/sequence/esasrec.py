@@ -30,12 +30,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ouzel.features.states import StateShape
+from ouzel.models.about import About
 from ouzel.models.layers.attention import attend_cached, attend_window
 from ouzel.models.layers.gated_block import GatedBlock
 from ouzel.models.layers.norm import RMSNorm
@@ -97,7 +99,13 @@ class ESASRec(SequenceEncoder):
     """The model over catalogue rows; the module's docstring says how it works."""
 
     name = "esasrec"
+    about = About(
+        paper="Tikhonovich et al., RecSys 2025",
+        cost="epochs of batches; a request reads one cached state",
+        use="order and time matter, as in most logs; the default",
+    )
     presets = PRESETS
+    ranked = True
     config: ESASRecConfig
     harmonics: Tensor
 
@@ -121,9 +129,16 @@ class ESASRec(SequenceEncoder):
         self.register_buffer("harmonics", harmonics, persistent=False)
 
     @classmethod
-    def build(cls, preset: str, num_rows: int, *, dropout: float) -> Self:
-        """Return an untrained model of a preset for a catalogue."""
-        return cls(replace(PRESETS[preset], dropout=dropout), num_rows)
+    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
+        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
+        return cls(replace(PRESETS[preset], **settings), num_rows)
+
+    @property
+    def state(self) -> StateShape:
+        """Return the sizes of a state: rings of keys and values."""
+        config = self.config
+        size = config.dim // config.num_heads
+        return StateShape(config.num_layers, config.num_heads, size, config.window)
 
     # Training: every position of many histories at once.
 
@@ -235,22 +250,6 @@ class ESASRec(SequenceEncoder):
             _per_head(self.rotary(length_B - 1, now_B)),
             lambda query: attend_cached(query, rings, length_B, own=None),
         )
-
-    def score(
-        self,
-        query_BD: Tensor,
-        length_B: Tensor,
-        slot_B: Tensor,
-        candidates_BK: Tensor,
-        vectors_ND: Tensor,
-        *cache: Tensor,
-    ) -> Tensor:
-        """Return one logit per candidate and action (B, K, 1): the inner product.
-
-        Candidates meet the history through the query alone; the states are not read.
-        """
-        logits_BK = torch.einsum("bd,bkd->bk", query_BD, vectors_ND[candidates_BK])
-        return logits_BK.unsqueeze(-1)
 
     def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
         """Return the output-side vectors (M, D) of catalogue rows."""

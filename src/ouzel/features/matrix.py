@@ -1,0 +1,168 @@
+"""Interactions as a sparse matrix of users and items, each pair once.
+
+Shape legend: U = users, N = catalogue rows with the padding row 0, E = entries, P = pairs of
+entries of one user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.events.interactions import Interactions
+
+BLOCK_PAIRS = 1 << 18
+"""Pairs that are counted at once, so that they stay in cache; a row with more is a block."""
+
+COUNTED_CELLS = 1 << 22
+"""Largest block that is counted in a dense array; larger ones are sorted."""
+
+DENSE_ROWS = 16_000
+"""Up to here the whole product may be made as a dense matrix: 1 GiB."""
+
+DENSE_GAIN = 200
+"""Multiply-adds of a dense product that take as long as counting one pair."""
+
+DENSE_BLOCK = 1 << 24
+"""Cells of the lines that are multiplied at once."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Line u holds the distinct rows `rows_E[offsets_U1[u]:offsets_U1[u + 1]]`, ascending.
+
+    Transposed, the lines are catalogue rows and what they hold are users.
+    """
+
+    offsets_U1: NDArray[np.int64]
+    rows_E: NDArray[np.int32]
+    num_rows: int
+
+    @property
+    def num_users(self) -> int:
+        """Return U, the number of lines."""
+        return len(self.offsets_U1) - 1
+
+    def __len__(self) -> int:
+        return len(self.rows_E)
+
+    def line(self, user: int) -> NDArray[np.int32]:
+        """Return the rows of one line."""
+        return self.rows_E[self.offsets_U1[user] : self.offsets_U1[user + 1]]
+
+    def lengths_U(self) -> NDArray[np.int64]:
+        """Return the number of rows in each line."""
+        return np.diff(self.offsets_U1)
+
+    def counts_N(self) -> NDArray[np.int64]:
+        """Return in how many lines each row is."""
+        return np.bincount(self.rows_E, minlength=self.num_rows)
+
+    def users_E(self) -> NDArray[np.int32]:
+        """Return the line of each entry."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths_U())
+
+    def transposed(self) -> Matrix:
+        """Return the same entries with lines and rows exchanged."""
+        order = np.argsort(self.rows_E, kind="stable")
+        offsets = np.concatenate([[0], np.cumsum(self.counts_N())]).astype(np.int64)
+        return Matrix(offsets, self.users_E()[order], self.num_users)
+
+
+def matrix_of(interactions: Interactions) -> Matrix:
+    """Return who had to do with what, however often.
+
+    Raises:
+        ValueError: there is nothing in it, or a row is outside the catalogue.
+
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> visit = History(np.array([3, 1, 3], np.int32), np.array([10, 20, 30]))
+    >>> matrix_of(from_histories([visit], num_rows=4)).line(0)
+    array([1, 3], dtype=int32)
+    """
+    if not len(interactions):
+        raise ValueError("there are no interactions to fit a model to: add data")
+    rows_E, num_rows = interactions.rows_E, interactions.num_rows
+    if int(rows_E.min()) < 1 or int(rows_E.max()) >= num_rows:
+        raise ValueError(
+            f"rows reach from {rows_E.min()} to {rows_E.max()}: a catalogue of {num_rows} rows has "
+            f"1 to {num_rows - 1}"
+        )
+    users = np.repeat(np.arange(interactions.num_users), interactions.lengths_U())
+    pairs = np.unique(users * num_rows + rows_E)
+    lengths = np.bincount(pairs // num_rows, minlength=interactions.num_users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Matrix(offsets, (pairs % num_rows).astype(np.int32), num_rows)
+
+
+def cooccurrences(
+    matrix: Matrix, weights_U: NDArray[np.float64] | None = None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield rows, other rows and in how many lines they are together, ascending, block by block.
+
+    A line counts as its weight. A row is with itself in every line that it is in. Cost: the sum of
+    the squares of the lengths of all lines, or U N^2 / 2 multiply-adds where that is less work.
+
+    >>> both = Matrix(np.array([0, 2, 3]), np.array([1, 2, 2], np.int32), 3)
+    >>> [[part.tolist() for part in block] for block in cooccurrences(both)]
+    [[[1, 1, 2, 2], [1, 2, 1, 2], [1.0, 1.0, 1.0, 2.0]]]
+    """
+    lengths_U, num_rows = matrix.lengths_U(), matrix.num_rows
+    dense = matrix.num_users * num_rows**2 // (2 * DENSE_GAIN)
+    if num_rows <= DENSE_ROWS and dense < int((lengths_U**2).sum()):
+        yield from _multiplied(matrix, weights_U)
+        return
+    lines = matrix.transposed()
+    pairs_E1 = np.concatenate([[0], np.cumsum(lengths_U[lines.rows_E])])
+    pairs_N1 = pairs_E1[lines.offsets_U1]
+    first = 0
+    while first < num_rows:
+        mark = pairs_N1[first] + BLOCK_PAIRS
+        stop = max(first + 1, int(np.searchsorted(pairs_N1, mark, side="right")) - 1)
+        span = slice(lines.offsets_U1[first], lines.offsets_U1[stop])
+        users, lengths = lines.rows_E[span], lengths_U[lines.rows_E[span]]
+        local = np.repeat(np.arange(stop - first), np.diff(lines.offsets_U1[first : stop + 1]))
+        before = np.cumsum(lengths) - lengths
+        places = np.repeat(matrix.offsets_U1[users] - before, lengths) + np.arange(lengths.sum())
+        codes = np.repeat(local * num_rows, lengths) + matrix.rows_E[places]
+        weights = None if weights_U is None else np.repeat(weights_U[users], lengths)
+        found, sums = _summed(codes, weights, (stop - first) * num_rows)
+        if len(found):
+            yield first + found // num_rows, found % num_rows, sums
+        first = stop
+
+
+def _multiplied(
+    matrix: Matrix, weights_U: NDArray[np.float64] | None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield what `cooccurrences` does, from one dense product."""
+    num_rows = matrix.num_rows
+    product_NN = np.zeros((num_rows, num_rows), np.float32)
+    step = max(1, DENSE_BLOCK // num_rows)
+    for first in range(0, matrix.num_users, step):
+        stop = min(first + step, matrix.num_users)
+        lengths = matrix.lengths_U()[first:stop]
+        span = slice(matrix.offsets_U1[first], matrix.offsets_U1[stop])
+        block = np.zeros((stop - first, num_rows), np.float32)
+        roots = np.ones(len(block)) if weights_U is None else np.sqrt(weights_U[first:stop])
+        lines = np.repeat(np.arange(len(block)), lengths)
+        block[lines, matrix.rows_E[span]] = roots[lines]
+        product_NN += block.T @ block
+    rows, others = np.nonzero(product_NN)
+    yield rows, others, product_NN[rows, others].astype(np.float64)
+
+
+def _summed(
+    codes_P: NDArray[np.int64], weights_P: NDArray[np.float64] | None, size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the distinct codes, ascending, and the sum of the weights of each."""
+    if size <= COUNTED_CELLS:
+        counts = np.bincount(codes_P)
+        found = np.flatnonzero(counts)
+        sums = counts if weights_P is None else np.bincount(codes_P, weights_P)
+        return found, sums[found].astype(np.float64)
+    found, places = np.unique(codes_P, return_inverse=True)
+    return found, np.bincount(places, weights_P).astype(np.float64)

@@ -1,0 +1,138 @@
+"""Training of the models that keep no states: fitted, measured, written; several times if asked.
+
+Encoders are fitted over epochs and stopped by the validation part; models of one formula at once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ouzel.bundle.bundle import Bundle
+from ouzel.bundle.manifest import IndexRecord, Kind
+from ouzel.data.split import Split
+from ouzel.evaluation.by_history import Tensors
+from ouzel.events.interactions import Interactions
+from ouzel.features.matrix import matrix_of
+from ouzel.inference.fold_in import FoldIn
+from ouzel.models.closed_form import ClosedForm
+from ouzel.models.registry import kind_of, model_named
+from ouzel.recommender.evaluate import compare, history_scorer
+from ouzel.recommender.home import Home
+from ouzel.recommender.index import asked_by, automatic_record, spread_histories
+from ouzel.recommender.options import Progress, TrainOptions
+from ouzel.recommender.publish import Provenance, write_model
+from ouzel.training.fit import FitResult
+
+Rows = list[dict[str, Any]]
+
+
+def train_by_history(
+    home: Home,
+    split: Split,
+    interactions: Interactions,
+    options: TrainOptions,
+    provenance: Provenance,
+    progress: Progress,
+) -> tuple[Bundle, Rows, FitResult]:
+    """Return the Bundle of a model without states, its rows of the comparison, and how it went.
+
+    The Bundle is written but not yet served. With `refit` it is that of a model of everything, and
+    the rows those of the model before it.
+
+    Raises:
+        ValueError: there is too little data to fit.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from ouzel.bundle.manifest import DataRange
+    >>> from ouzel.data.split import leave_one_out
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> from ouzel.recommender.options import Silent
+    >>> visits = [History(np.array([1, 2, 3, 4][place:] + [1], np.int32), np.arange(5 - place))
+    ...           for place in range(2)]
+    >>> x = from_histories(visits, num_rows=5)
+    >>> data = DataRange(digest="d", cut_off_ms=None, num_events=9, num_users=2)
+    >>> told = {"features": {}, "catalogue_digest": "c", "metrics": [], "seed": 0, "parent": None}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     home, options = Home(Path(folder)), TrainOptions(model="ease")
+    ...     bundle, rows, _ = train_by_history(
+    ...         home, leave_one_out(x), x, options, Provenance(data=data, **told), Silent())
+    >>> bundle.manifest.kind, rows[0]["model"]
+    ('closed_form', 'ease')
+    """
+    fitted, result = _fit(home.training, split.train, options, progress)
+    rows = compare(
+        {fitted.name: history_scorer(fitted.kind, fitted.tensors)},
+        split,
+        name=options.split,
+        progress=progress,
+    )
+    provenance = replace(provenance, metrics=rows)
+    bundle = _written(home, fitted, interactions, provenance)
+    if options.refit:
+        progress.say("Fitting again on all events")
+        again, _ = _fit(home.training / "refit", interactions, options, progress)
+        provenance = replace(
+            provenance,
+            features={**provenance.features, "refit": True},
+            data=msgspec.structs.replace(provenance.data, cut_off_ms=None),
+            parent=bundle.digest,
+        )
+        bundle = _written(home, again, interactions, provenance)
+    return bundle, rows, result
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    name: str
+    kind: Kind
+    config: Any
+    tensors: Tensors
+
+
+def _fit(
+    directory: Path, train: Interactions, options: TrainOptions, progress: Progress
+) -> tuple[_Fitted, FitResult]:
+    """Return the model of `train` as it is served, and how it went."""
+    model_class = model_named(options.model)
+    config = replace(model_class.presets[options.preset], **options.checked_settings)
+    began = time.perf_counter()
+    matrix = matrix_of(train)
+    assert issubclass(model_class, ClosedForm)
+    model = model_class.fit(matrix, config)
+    seconds = time.perf_counter() - began
+    progress.say(f"Fitted {model.name} in {seconds:.1f} s")
+    directory.mkdir(parents=True, exist_ok=True)
+    row = {"epoch": 1, "seconds": round(seconds, 3)}
+    (directory / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    fitted = _Fitted(model.name, kind_of(model_class), config, model.tensors())
+    return fitted, FitResult(epochs=1, best_epoch=1, best_score=0.0, seconds=seconds)
+
+
+def _written(
+    home: Home, fitted: _Fitted, interactions: Interactions, provenance: Provenance
+) -> Bundle:
+    fields = {
+        "kind": fitted.kind,
+        "model": fitted.name,
+        "config": msgspec.to_builtins(fitted.config),
+        "graphs": {},
+        "error_bounds": {},
+        "index": _index_record(fitted, interactions),
+    }
+    return write_model(home, interactions, provenance, fields, fitted.tensors, graphs={})
+
+
+def _index_record(fitted: _Fitted, interactions: Interactions) -> IndexRecord | None:
+    """Return how well the items of a factor model are found; None where no index is asked."""
+    if fitted.kind != "encoder":
+        return None
+    vectors_ND = fitted.tensors["items"]["vectors"]
+    fold_in = FoldIn.from_tensors(fitted.tensors["fold_in"], dim=vectors_ND.shape[1])
+    return automatic_record(vectors_ND, asked_by(spread_histories(interactions), fold_in))
