@@ -32,7 +32,7 @@ RULES: dict[str, Rule] = {
     "names": lambda tree, text, path: rules.badly_named(tree, path),
     "examples": lambda tree, text, path: rules.without_example(tree),
 }
-COMMAND = re.compile(r"cli/\w+\.py: command( has \d+ parameters)?")
+COMMAND = re.compile(r"cli/(benchmarking/)?\w+\.py: command( has \d+ parameters)?")
 
 
 def _broken(rule: str) -> list[str]:

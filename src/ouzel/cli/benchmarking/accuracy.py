@@ -101,6 +101,16 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
 
     Raises:
         ValueError: the data cannot be read or learnt from, a model is unknown.
+
+    >>> from ouzel.recommender.options import Silent, TrainOptions
+    >>> options = TrainOptions(split="leave-one-out")
+    >>> nobody = Contest(
+    ...     case="shop", data=Path("shop.csv"), models=["esase"], seeds=[0], options=options
+    ... )
+    >>> accuracy_rows(nobody, Silent())
+    Traceback (most recent call last):
+    ...
+    ValueError: there is no model 'esase': did you mean 'ease'?
     """
     from ouzel.data.read import read
     from ouzel.recommender.home import Home
