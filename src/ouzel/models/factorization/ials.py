@@ -57,7 +57,7 @@ class IALSConfig:
     """How the ridge grows with the number of events: 1 as they do, 0 not at all."""
     block: int = 64
     """Entries of a vector that are solved at once."""
-    half_life: float | None = 5.0
+    half_life: float | None = 2.0
     """After how many events one counts half as much in a request; None: all count alike."""
 
     def __post_init__(self) -> None:
