@@ -8,7 +8,7 @@ weights w_i solves
 which is the least-squares solve of one user that training does as well. `base` is what the items
 that were not seen say: the Gram matrix of all items times their weight.
 
-Cost: m D^2 + D^3 / 3 multiply-adds, 0.1 ms for D = 64 and m = 100.
+Cost: m D^2 + D^3 / 3 multiply-adds; 0.3 ms for D = 64, 0.8 ms for D = 128 and m = 150, on one core.
 
 References:
     Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008.

@@ -32,7 +32,7 @@ from ouzel.recommender.publish import Provenance, write_model
 from ouzel.training.factorization import fit_encoder, fold_in_validator
 from ouzel.training.fit import FitResult
 
-VALIDATION_TARGETS = 2000
+VALIDATION_TARGETS = 1000
 
 Rows = list[dict[str, Any]]
 
