@@ -127,7 +127,7 @@ def test_impossible_settings_of_a_model_are_refused(config, wrong) -> None:
 
 
 def test_ease_is_the_formula() -> None:
-    model = EASE.fit(matrix(), EASEConfig(l2=3.0))
+    model = EASE.fit(matrix(), EASEConfig(l2=3.0, half_life=None))
     lines = np.zeros((60, NUM_ROWS - 1))
     for line, history in zip(lines, histories(), strict=True):
         line[history.rows - 1] = 1

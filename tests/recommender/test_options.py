@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,23 @@ from ouzel.recommender.train import settings_for
 def test_values_that_mean_nothing_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is"):
         TrainOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"model": "ease", "ranker": True}, "ease keeps none: leave it out"),
+        ({"model": "ials", "state_precision": "int8"}, "ials keeps no states"),
+        ({"model": "ease", "minutes": 5}, "ease is fitted at once"),
+        ({"model": "ease", "preset": "M"}, "there is no preset 'M': choose one of S"),
+        ({"model": "ease", "settings": {"l3": 1}}, "did you mean 'l2'? It has l2, keep, half"),
+        ({"model": "ease", "settings": {"l2": float("nan")}}, "l2 is nan"),
+        ({"model": "ials", "settings": {"half_life": "-1"}}, "half_life is -1.0"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(options: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        TrainOptions(**options)
 
 
 def test_a_precision_that_is_not_known_is_refused_by_name() -> None:

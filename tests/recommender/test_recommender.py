@@ -17,6 +17,7 @@ from ouzel import Recommender
 from ouzel.events.alone import alone
 from ouzel.events.types import ItemUpdate
 from ouzel.recommender.home import Home
+from ouzel.recommender.index import Target, choose_index
 from ouzel.recommender.options import TrainOptions
 from ouzel.retrieval.types import Query
 from tests.recommender.conftest import NUM_USERS, walks
@@ -353,3 +354,32 @@ def test_what_is_no_setting_is_refused_with_its_name(trained: Path, wrong: dict)
             ask(["user 1"], **wrong)
         with pytest.raises(ValueError, match="ids is None"):
             ask(None)
+
+
+def test_a_model_is_named_when_the_recommender_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no model 'eese': did you mean 'ease'"):
+        Recommender(model="eese")
+    recommender = Recommender(tmp_path / "home", model="item_knn")
+    recommender.fit(walks(), settings={"keep": 5}, refit=True)
+    manifest = Home(tmp_path / "home").current().manifest
+    assert (manifest.model, manifest.kind, manifest.config["keep"]) == (
+        "item_knn",
+        "closed_form",
+        5,
+    )
+    assert manifest.features["refit"] and manifest.parent is not None
+    assert recommender.recommend(["user 1"], k=3)["source"][0] == "sequence"
+    assert recommender.evaluate()[0]["model"] == "item_knn"
+    with pytest.raises(ValueError, match="no index to choose"):
+        choose_index(Home(tmp_path / "home"), Target(0.9, 50), print)
+    with pytest.raises(ValueError, match="this model has no ranker"):
+        Recommender.load(tmp_path / "home", weights={"like": 1.0})
+
+
+def test_the_index_of_a_factor_model_is_chosen_with_its_own_users(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    Recommender(home.root, model="ials").fit(walks(), settings={"dim": 8})
+    assert home.current().manifest.index is not None
+    rows, chosen = choose_index(home, Target(0.9, 1e6), lambda words: None)
+    assert chosen is not None and rows
+    assert Recommender.load(home.root).recommend(["user 1"], k=3)["source"][0] == "sequence"

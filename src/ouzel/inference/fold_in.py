@@ -3,7 +3,7 @@
 With item factors V that stay as they are, the vector of a history of distinct rows i = 1..m with
 weights w_i solves
 
-    (sum_i w_i v_i v_i^T + base + l2 (m + offset)^power I) u = sum_i w_i v_i,
+    (sum_i w_i v_i v_i^T + base + l2 (sum_i w_i + offset)^power I) u = sum_i w_i v_i,
 
 which is the least-squares solve of one user that training does as well. `base` is what the items
 that were not seen say: the Gram matrix of all items times their weight.
@@ -82,7 +82,7 @@ class FoldIn:
         factors = self._factors_ND[rows].astype(np.float64)
         weighted = factors * weights[:, None]
         left = weighted.T @ factors + self._base_DD
-        left[np.diag_indices_from(left)] += self._l2 * (len(rows) + self._offset) ** self._power
+        left[np.diag_indices_from(left)] += self._l2 * (weights.sum() + self._offset) ** self._power
         vector = np.linalg.solve(left, weighted.sum(axis=0)).astype(np.float32)
         return np.append(vector, np.float32(1)) if self.dim > len(vector) else vector
 

@@ -1,24 +1,23 @@
 """The kind of models that score by an inner product: a query's vector with an item's.
 
-Shape legend: B = batch, K = items of one user, D = dim, N = catalogue rows with the padding row 0,
-U = users, n = events of a history.
+Shape legend: D = dim, N = catalogue rows with the padding row 0, U = users, n = events of a user.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ouzel.features.matrix import Matrix
+from ouzel.features.recency import fade_of, weighted_rows
 from ouzel.models.about import About
-
-Objective = Literal["sweep", "pairwise"]
-"""How an encoder is trained: by its own exact `sweep`, or by the gradient of a loss on pairs."""
 
 
 class EncoderConfig(Protocol):
@@ -34,9 +33,27 @@ class EncoderConfig(Protocol):
         """Return the most passes over the data; the best one on validation is kept."""
         ...
 
+    @property
+    def half_life(self) -> float | None:
+        """Return after how many events one counts half as much; None: all count alike."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """How a user is folded in: `base` (D, D) and the weight l2 (m + offset)^power of the ridge.
+
+    m is the sum of the weights of the events.
+    """
+
+    base: Tensor
+    l2: float
+    offset: float
+    power: float
+
 
 class Encoder(nn.Module, ABC):
-    """A model of users and items as factors.
+    """A model of users and items as factors `users` (U, D) and `items` (N, D).
 
     Who is asked about need not have been there in training: the vector of a user is *folded in*
     from the history as it is now, by a ridge regression on item factors that stay as they are. So
@@ -48,36 +65,87 @@ class Encoder(nn.Module, ABC):
     about: ClassVar[About]
     presets: ClassVar[Mapping[str, Any]]
     """Its configs by size."""
-    objective: ClassVar[Objective]
     config: EncoderConfig
+    users: nn.Embedding
+    items: nn.Embedding
+    """The row 0 is zeros."""
 
-    @abstractmethod
-    def __init__(self, config: Any, *, num_users: int, num_rows: int) -> None:
+    def __init__(self, config: EncoderConfig, *, num_users: int, num_rows: int, std: float) -> None:
         """Make an untrained model for the users 0 to U - 1 of a matrix and for a catalogue."""
         super().__init__()
+        self.config = config
+        self.users = nn.Embedding(num_users, config.dim)
+        self.items = nn.Embedding(num_rows, config.dim, padding_idx=0)
+        nn.init.normal_(self.users.weight, std=std)
+        nn.init.normal_(self.items.weight, std=std)
+        with torch.no_grad():
+            self.items.weight[0] = 0
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Any, *, num_users: int, num_rows: int) -> Encoder:
+        """Return an untrained model."""
 
     @abstractmethod
-    def forward(self, users_B: Tensor, rows_BK: Tensor) -> Tensor:
-        """Return the scores (B, K) of items for users of the training matrix."""
+    def ridge(self) -> Ridge:
+        """Return how a user is folded in."""
 
     @abstractmethod
+    def sweep(self, matrix: Matrix) -> float:
+        """Return the mean loss on pairs seen, after improving all factors once.
+
+        Raises:
+            ValueError: `matrix` is of other users or items.
+        """
+
+    @torch.no_grad()
     def encode(self, rows_n: NDArray[np.int32]) -> NDArray[np.float64]:
         """Return the vector (D,) folded in from a history, oldest event first; zeros if unknown.
 
         Rows that the model does not know are passed over; a row counts once, where it was last.
         """
+        ridge = self.ridge()
+        items = self.items.weight.detach().numpy().astype(np.float64)
+        fade = fade_of(self.config.half_life)
+        rows, weights = weighted_rows(rows_n, num_rows=len(items), fade=fade)
+        size = ridge.l2 * (weights.sum() + ridge.offset) ** ridge.power
+        left = ridge.base.numpy().astype(np.float64) + size * np.eye(self.config.dim)
+        right = np.zeros(self.config.dim)
+        for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
+            left += weight * np.outer(items[row], items[row])
+            right += weight * items[row]
+        return np.asarray(np.linalg.solve(left, right))
 
-    @abstractmethod
-    def item_vectors(self) -> NDArray[np.float32]:
-        """Return the vectors (N, D) whose product with a user's vector is the score."""
-
-    @abstractmethod
+    @torch.no_grad()
     def tensors(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return what a Bundle holds of the model, by file and name.
 
         "items" has the `vectors` (N, D), "fold_in" what `ouzel.inference.fold_in` reads.
         """
+        ridge = self.ridge()
+        factors = self.items.weight.detach().numpy().copy()
+        fold_in = {
+            "factors": factors,
+            "base": ridge.base.numpy(),
+            "ridge": np.array([ridge.l2, ridge.offset, ridge.power]),
+            "fade": np.array([fade_of(self.config.half_life)]),
+        }
+        return {"items": {"vectors": factors}, "fold_in": fold_in}
 
-    def sweep(self, matrix: Matrix) -> None:
-        """Improve all factors once; for those whose objective is "sweep"."""
-        raise NotImplementedError(f"{self.name} is trained by {self.objective}")
+
+def check_factors(config: EncoderConfig) -> None:
+    """Return nothing if a config may say this.
+
+    Raises:
+        ValueError: it may not.
+
+    >>> from types import SimpleNamespace
+    >>> check_factors(SimpleNamespace(dim=0, epochs=1, half_life=None))
+    Traceback (most recent call last):
+    ...
+    ValueError: dim is 0, epochs is 1: give 1 or more
+    """
+    if config.dim < 1 or config.epochs < 1:
+        raise ValueError(f"dim is {config.dim}, epochs is {config.epochs}: give 1 or more")
+    if config.half_life is not None and not config.half_life > 0:
+        raise ValueError(f"half_life is {config.half_life}: give more than 0, or leave it out")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from ouzel.bundle.bundle import Bundle
 from ouzel.bundle.manifest import IndexRecord, Kind
@@ -21,13 +22,17 @@ from ouzel.events.interactions import Interactions
 from ouzel.features.matrix import matrix_of
 from ouzel.inference.fold_in import FoldIn
 from ouzel.models.closed_form import ClosedForm
-from ouzel.models.registry import kind_of, model_named
+from ouzel.models.encoder import Encoder
+from ouzel.models.registry import model_named
 from ouzel.recommender.evaluate import compare, history_scorer
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import asked_by, automatic_record, spread_histories
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import Provenance, write_model
+from ouzel.training.factorization import fit_encoder, fold_in_validator
 from ouzel.training.fit import FitResult
+
+VALIDATION_TARGETS = 2000
 
 Rows = list[dict[str, Any]]
 
@@ -66,7 +71,7 @@ def train_by_history(
     >>> bundle.manifest.kind, rows[0]["model"]
     ('closed_form', 'ease')
     """
-    fitted, result = _fit(home.training, split.train, options, progress)
+    fitted, result = _fit(home.training, split.train, options, progress, split=split)
     rows = compare(
         {fitted.name: history_scorer(fitted.kind, fitted.tensors)},
         split,
@@ -77,7 +82,9 @@ def train_by_history(
     bundle = _written(home, fitted, interactions, provenance)
     if options.refit:
         progress.say("Fitting again on all events")
-        again, _ = _fit(home.training / "refit", interactions, options, progress)
+        again, _ = _fit(
+            home.training / "refit", interactions, options, progress, epochs=result.best_epoch
+        )
         provenance = replace(
             provenance,
             features={**provenance.features, "refit": True},
@@ -97,21 +104,48 @@ class _Fitted:
 
 
 def _fit(
-    directory: Path, train: Interactions, options: TrainOptions, progress: Progress
+    directory: Path,
+    train: Interactions,
+    options: TrainOptions,
+    progress: Progress,
+    *,
+    split: Split | None = None,
+    epochs: int | None = None,
 ) -> tuple[_Fitted, FitResult]:
-    """Return the model of `train` as it is served, and how it went."""
+    """Return the model of `train` as it is served, and how it went.
+
+    `split` has what stops the epochs; without it there are so many `epochs`.
+    """
     model_class = model_named(options.model)
     config = replace(model_class.presets[options.preset], **options.checked_settings)
-    began = time.perf_counter()
     matrix = matrix_of(train)
+    if issubclass(model_class, Encoder):
+        torch.manual_seed(options.seed)
+        encoder = model_class.build(config, num_users=matrix.num_users, num_rows=matrix.num_rows)
+        validate = None
+        if split is not None:
+            validate = fold_in_validator(
+                encoder, split, max_targets=VALIDATION_TARGETS, seed=options.seed
+            )
+        result = fit_encoder(
+            encoder,
+            matrix,
+            epochs=epochs or config.epochs,
+            minutes=options.minutes,
+            validate=validate,
+            directory=directory,
+            on_epoch=progress.epoch,
+        )
+        return _Fitted(encoder.name, "encoder", config, encoder.tensors()), result
     assert issubclass(model_class, ClosedForm)
+    began = time.perf_counter()
     model = model_class.fit(matrix, config)
     seconds = time.perf_counter() - began
     progress.say(f"Fitted {model.name} in {seconds:.1f} s")
     directory.mkdir(parents=True, exist_ok=True)
     row = {"epoch": 1, "seconds": round(seconds, 3)}
     (directory / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    fitted = _Fitted(model.name, kind_of(model_class), config, model.tensors())
+    fitted = _Fitted(model.name, "closed_form", config, model.tensors())
     return fitted, FitResult(epochs=1, best_epoch=1, best_score=0.0, seconds=seconds)
 
 

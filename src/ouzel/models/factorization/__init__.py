@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ouzel.models.encoder import Encoder
+from ouzel.models.factorization.ials import IALS
 
-FACTORIZATION_MODELS: tuple[type[Encoder], ...] = ()
+FACTORIZATION_MODELS: tuple[type[Encoder], ...] = (IALS,)
 """Every factor model. A file of this folder that is missing here fails the contract suite."""

@@ -44,7 +44,7 @@ class EASEConfig:
     """What is added to the diagonal: more of it trusts rare items less."""
     keep: int = 300
     """Weights of each row that are kept for serving, those of largest size."""
-    half_life: float | None = None
+    half_life: float | None = 5.0
     """After how many events one counts half as much in a request; None: all count alike."""
 
     def __post_init__(self) -> None:

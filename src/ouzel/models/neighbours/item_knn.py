@@ -42,7 +42,7 @@ class ItemKNNConfig:
     """How far a user's weight goes by that number, 0 to 1."""
     keep: int = 200
     """Neighbours of each row."""
-    half_life: float | None = None
+    half_life: float | None = 2.0
     """After how many events one counts half as much in a request; None: all count alike."""
 
     def __post_init__(self) -> None:

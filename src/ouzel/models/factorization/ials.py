@@ -1,0 +1,178 @@
+"""iALS++: factors of implicit feedback by exact least squares, block by block.
+
+What is minimised, over the pairs S that were seen and over all pairs of users and items,
+
+    sum_{(u, i) in S} (w_u . v_i - 1)^2 + alpha sum_{u, i} (w_u . v_i)^2
+    + l2 (sum_u (n_u + alpha N)^power |w_u|^2 + sum_i (n_i + alpha U)^power |v_i|^2),
+
+with n_u the items of user u and n_i the users of item i: a frequency-scaled ridge. Up to a scale
+that is the loss of Hu, Koren and Volinsky with confidence 1 + 1 / alpha and target 1 / (1 + alpha).
+A sweep solves for all users, then for all items. Of each vector it solves `block` entries at once,
+the others staying as they are: with block >= dim that is ALS, with less it is iALS++, whose cost is
+linear in D for a given block.
+
+Cost of a sweep: 2 E D block + (U + N) D block^2 / 3 multiply-adds for E pairs. A request folds its
+user in by the same solve, see `ouzel.inference.fold_in`.
+
+References:
+    Rendle, Krichene, Zhang and Koren, "iALS++: Speeding up Matrix Factorization with Subspace
+    Optimization", 2021, and "Revisiting the Performance of iALS on Item Recommendation Benchmarks",
+    RecSys 2022. Hu, Koren and Volinsky, ICDM 2008.
+
+Shape legend: U = users, N = catalogue rows with the padding row 0, D = dim, B = lines of a chunk,
+L = longest of them, P = block, M = rows of the other side, X = rows of this side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ouzel.features.matrix import Matrix
+from ouzel.models.about import About
+from ouzel.models.encoder import Encoder, Ridge, check_factors
+
+CHUNK_CELLS = 1 << 22
+"""Numbers that are gathered at once: 16 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IALSConfig:
+    """The shape of the model; every field changes what is computed."""
+
+    dim: int = 128
+    """Size D of user and item factors."""
+    epochs: int = 16
+    """At most this many sweeps; the best one on validation is kept."""
+    alpha: float = 0.3
+    """Weight of a pair that was not seen, relative to one that was."""
+    l2: float = 0.007
+    """Weight of the ridge."""
+    power: float = 1.0
+    """How the ridge grows with the number of events: 1 as they do, 0 not at all."""
+    block: int = 64
+    """Entries of a vector that are solved at once."""
+    half_life: float | None = 2.0
+    """After how many events one counts half as much in a request; None: all count alike."""
+
+    def __post_init__(self) -> None:
+        check_factors(self)
+        if self.block < 1:
+            raise ValueError(f"block is {self.block}: give 1 or more")
+        if not (self.alpha > 0 and self.l2 > 0):
+            raise ValueError(f"alpha is {self.alpha}, l2 is {self.l2}: give more than 0")
+
+
+PRESETS = {"S": IALSConfig()}
+
+
+class IALS(Encoder):
+    """The model over users and catalogue rows; the module's docstring says how it works."""
+
+    name = "ials"
+    about = About(
+        paper="Rendle et al., RecSys 2022",
+        cost="a dozen sweeps of least squares; a request solves one system of size dim",
+        use="implicit feedback of any size, taste more than order, a small vector for each item",
+    )
+    presets = PRESETS
+    config: IALSConfig
+
+    @classmethod
+    def build(cls, config: IALSConfig, *, num_users: int, num_rows: int) -> IALS:
+        """Return an untrained model."""
+        return cls(config, num_users=num_users, num_rows=num_rows, std=0.1 / config.dim**0.5)
+
+    def ridge(self) -> Ridge:
+        """Return how a user is folded in: the solve of a sweep."""
+        items = self.items.weight.detach()
+        config = self.config
+        seen_of = config.alpha * (len(items) - 1)
+        return Ridge(config.alpha * items.T @ items, config.l2, seen_of, config.power)
+
+    @torch.no_grad()
+    def sweep(self, matrix: Matrix) -> float:
+        """Return the mean squared error on pairs seen, after solving all users, then all items.
+
+        Raises:
+            ValueError: `matrix` is of other users or items.
+        """
+        users, items = self.users.weight, self.items.weight
+        if (matrix.num_users, matrix.num_rows) != (len(users), len(items)):
+            raise ValueError(
+                f"the matrix has {matrix.num_users} users and {matrix.num_rows} rows, the model "
+                f"{len(users)} and {len(items)}: give the matrix it was made for"
+            )
+        self._solve(users, items, matrix, everything=len(items) - 1)
+        # Lines of items hold users, whose count begins at 0: a row of zeros goes before them.
+        lines = matrix.transposed()
+        padded = torch.cat([torch.zeros(1, users.shape[1]), users])
+        lines = Matrix(lines.offsets_U1, lines.rows_E + 1, len(padded))
+        squares = self._solve(items, padded, lines, everything=len(users))
+        items[0] = 0
+        return squares / len(matrix)
+
+    def _solve(self, side_XD: Tensor, other_MD: Tensor, lines: Matrix, *, everything: int) -> float:
+        """Solve for all vectors of one side; return the sum of squared errors on pairs seen."""
+        config, squares = self.config, 0.0
+        base_DD = config.alpha * other_MD.T @ other_MD
+        lengths = lines.lengths_U()
+        for chunk_B in _chunks(lengths, config.dim):
+            rows_BL = torch.from_numpy(_padded(lines, chunk_B))
+            length_B = torch.from_numpy(lengths[chunk_B])
+            ridge_B = config.l2 * (length_B + config.alpha * everything) ** config.power
+            chunk = torch.from_numpy(chunk_B)
+            solved_BD, errors_BL = _block_solve(
+                side_XD[chunk], other_MD[rows_BL], base_DD, ridge_B.float(), config.block
+            )
+            side_XD[chunk] = solved_BD
+            squares += float(errors_BL[rows_BL > 0].square().sum())
+        return squares
+
+
+def _block_solve(
+    vectors_BD: Tensor, other_BLD: Tensor, base_DD: Tensor, ridge_B: Tensor, block: int
+) -> tuple[Tensor, Tensor]:
+    """Return the vectors, each block solved with the others fixed, and what they miss 1 by (B, L).
+
+    Where a line is padded, `other_BLD` is zeros, which changes neither side of a system.
+    """
+    missing_BL = 1 - torch.einsum("bld,bd->bl", other_BLD, vectors_BD)
+    for first in range(0, vectors_BD.shape[1], block):
+        part = slice(first, first + block)
+        here_BLP, now_BP = other_BLD[:, :, part], vectors_BD[:, part]
+        left_BPP = here_BLP.transpose(1, 2) @ here_BLP + base_DD[part, part]
+        left_BPP.diagonal(dim1=1, dim2=2).add_(ridge_B[:, None])
+        right_BP = torch.einsum("blp,bl->bp", here_BLP, missing_BL)
+        right_BP -= vectors_BD @ base_DD[:, part] + ridge_B[:, None] * now_BP
+        factor = torch.linalg.cholesky(left_BPP)
+        step_BP = torch.cholesky_solve(right_BP[:, :, None], factor).squeeze(2)
+        vectors_BD[:, part] = now_BP + step_BP
+        missing_BL -= torch.einsum("blp,bp->bl", here_BLP, step_BP)
+    return vectors_BD, missing_BL
+
+
+def _chunks(lengths: NDArray[np.int64], dim: int) -> Iterator[NDArray[np.int64]]:
+    """Yield lines of like length, few enough to be gathered at once."""
+    order = np.argsort(lengths, kind="stable")
+    stop = len(order)
+    while stop:
+        longest = max(1, int(lengths[order[stop - 1]]))
+        start = max(0, stop - max(1, CHUNK_CELLS // (dim * max(longest, dim))))
+        yield order[start:stop]
+        stop = start
+
+
+def _padded(lines: Matrix, chunk_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows (B, L) of some lines, padded with 0."""
+    starts = lines.offsets_U1[chunk_B]
+    lengths = lines.offsets_U1[chunk_B + 1] - starts
+    column_L = np.arange(max(1, int(lengths.max())))
+    there_BL = column_L < lengths[:, None]
+    places_BL = np.where(there_BL, starts[:, None] + column_L, 0)
+    return np.where(there_BL, lines.rows_E[places_BL], 0).astype(np.int64)
