@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from ouzel.compression.export import export_graphs
 from ouzel.compression.parity import PARITY_BOUND, measure_parity
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
 from ouzel.inference.audit import Audit
+from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import history_hash, slot_bytes
 from ouzel.inference.states import UserStates
 from tests.models.every import KINDS, NAMES, graphs_of, tiny
@@ -45,10 +47,11 @@ class TestServing:
 
     def test_every_event_is_in_the_very_next_vector(self, name: str) -> None:
         whole = random_history(np.random.default_rng(9), 3 * WINDOW)
-        held = {0: part(whole, 1)}
+        held = {4: HISTORIES[-1], 0: part(whole, 1)}
         states = UserStates(
             graphs_of(name), max_bytes=1 << 20, load_history=held.__getitem__, version="v"
         )
+        other = states.query([4], 0)[0][0]  # has the first slot
         before = states.query([0], int(whole.times_ms[0]))[0][0]
         for events in range(2, len(whole) + 1):
             now_ms = int(whole.times_ms[events - 1]) + HOUR_MS
@@ -58,8 +61,9 @@ class TestServing:
             np.testing.assert_allclose(found, exact(name, held[0], now_ms), atol=PARITY_BOUND)
             assert np.abs(found - before).max() > 1e-3
             before = found
-        assert states.stats.rebuilds == 1 and states.stats.appends == len(whole) - 1
-        assert states.audit(0) < PARITY_BOUND
+        np.testing.assert_allclose(states.query([4], 0)[0][0], other, atol=PARITY_BOUND)
+        assert states.stats.rebuilds == 2 and states.stats.appends == len(whole) - 1
+        assert max(states.audit(0), states.audit(4)) < PARITY_BOUND
 
     def test_an_audit_sees_a_state_that_is_off(self, name: str) -> None:
         """The planted fault: every number of the state, one array after another.
@@ -97,3 +101,12 @@ def test_a_precision_is_refused_where_there_is_nothing_to_round(kind: str) -> No
     with pytest.raises(ValueError, match=f"{name} hold no keys and values"):
         choose_precision(tiny(name), HISTORIES, asked="int8")
     assert replace(tiny(name).state, precision="fp32") == tiny(name).state
+
+
+def test_hstu_rounds_in_its_graphs_as_in_the_model() -> None:
+    """It keeps times beside keys, values and their scales."""
+    model = tiny("hstu")
+    files = export_graphs(model, "int8")
+    graphs = Graphs(files, model.items.weight.detach().numpy().copy())
+    assert graphs.shape == replace(model.state, precision="int8")
+    assert max(measure_parity(model, graphs, HISTORIES).values()) < 5e-2
