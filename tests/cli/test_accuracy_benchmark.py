@@ -71,6 +71,17 @@ def test_all_trainings_are_told_the_same(trained, events, tmp_path):
     assert (row["case"], row["preset"]) == ("shop", "M")
 
 
+def test_settings_are_those_of_one_model(trained, events, tmp_path, capsys):
+    rows = rows_of("--data", events, "--set", "dim=32", "--set", "loss=gbce", tmp_path=tmp_path)
+    assert rows[0]["settings"] == {"dim": "32", "loss": "gbce"}
+    assert trained[0][0].checked_settings == {"dim": 32}
+    words = ["--data", str(events), "--models", "ease,esasrec", "--set", "dim=32"]
+    with pytest.raises(SystemExit) as leaving:
+        main(["benchmark", "accuracy", *words])
+    assert leaving.value.code == 1
+    assert "--set is for one model" in capsys.readouterr().err
+
+
 def test_the_table_shows_the_interval_and_the_mean(trained, events, capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "accuracy", "--data", str(events), "--seeds", "0,1"])

@@ -58,6 +58,7 @@ def test_settings_of_the_fit_are_told_from_those_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
+        ({"settings": {"los": "gbce"}}, "did you mean 'loss'. It has dim, .*, batch_tokens$"),
         ({"settings": {"loss": "gbc"}}, "there is no loss 'gbc': did you mean 'gbce'"),
         ({"settings": {"num_negatives": "0"}}, "num_negatives is 0: give more than 0"),
         ({"settings": {"learning_rate": "fast"}}, "learning_rate is 'fast'"),

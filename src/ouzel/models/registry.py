@@ -6,7 +6,7 @@ in `ouzel models`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_type_hints
@@ -70,9 +70,11 @@ def family_of(model: type[Model]) -> str:
 
 
 def checked_settings(
-    model: type[Model], preset: str, settings: Mapping[str, Any]
+    model: type[Model], preset: str, settings: Mapping[str, Any], *, beside: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return `settings` as the config of `model` has them: texts become what their fields hold.
+
+    `beside` are the names of settings that are not the config's, for the message.
 
     Raises:
         ValueError: the preset or a setting is unknown (the message says which there are), or a
@@ -89,13 +91,14 @@ def checked_settings(
         raise ValueError(f"there is no preset {preset!r}: {_hint(preset, tuple(model.presets))}")
     config = model.presets[preset]
     hints, names = get_type_hints(type(config)), tuple(field.name for field in fields(config))
+    known = (*names, *beside)
     checked = {}
     for name, value in settings.items():
         if name not in names:
-            near = get_close_matches(name, names, n=1, cutoff=0.5)
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
             nearest = f"did you mean {near[0]!r}? It" if near else "it"
             raise ValueError(
-                f"{model.name} has no setting {name!r}: {nearest} has {', '.join(names)}"
+                f"{model.name} has no setting {name!r}: {nearest} has {', '.join(known)}"
             )
         try:
             checked[name] = msgspec.convert(value, hints[name], strict=False)

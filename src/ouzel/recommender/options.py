@@ -69,8 +69,9 @@ class TrainOptions:
         """
         from ouzel.models.registry import checked_settings, model_named
 
-        of_model = {k: v for k, v in self.settings.items() if k not in self.fit_settings}
-        return checked_settings(model_named(self.model), self.preset, of_model)
+        of_fit, known = self.fit_settings, model_named(self.model)
+        of_model = {name: value for name, value in self.settings.items() if name not in of_fit}
+        return checked_settings(known, self.preset, of_model, beside=self._fit_names)
 
     @property
     def fit_settings(self) -> dict[str, Any]:
@@ -79,13 +80,21 @@ class TrainOptions:
         Raises:
             ValueError: a value does not fit; of an unknown name the message suggests the nearest.
         """
-        from ouzel.models.registry import kind_of, model_named
-
-        if kind_of(model_named(self.model)) != "sequence":
+        if not self._fit_names:
             return {}
         from ouzel.training.fit import told_settings
 
         return told_settings(self.settings)
+
+    @property
+    def _fit_names(self) -> tuple[str, ...]:
+        from ouzel.models.registry import kind_of, model_named
+
+        if kind_of(model_named(self.model)) != "sequence":
+            return ()
+        from ouzel.training.fit import TOLD
+
+        return TOLD
 
     def _check_kind(self) -> None:
         from ouzel.models.protocols import SequenceEncoder

@@ -16,6 +16,7 @@ import typer
 
 from ouzel.cli.printing.benchmark import emit_rows
 from ouzel.cli.printing.training_progress import TrainingProgress
+from ouzel.cli.train import Set, named_settings
 
 if TYPE_CHECKING:
     from ouzel.recommender.options import Progress, TrainOptions
@@ -53,6 +54,7 @@ def command(
     split: Annotated[
         str, typer.Option(help="What to hold out: temporal or leave-one-out.")
     ] = "leave-one-out",
+    set_: Set = None,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
     minutes: Annotated[float | None, typer.Option(help="Train each for at most this long.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds to train with, such as 0,1,2.")] = "0",
@@ -66,12 +68,19 @@ def command(
     """
     from ouzel.recommender.options import TrainOptions
 
+    named = models.split(",")
+    settings = named_settings(set_ or [])
+    if settings and len(named) > 1:
+        raise ValueError("--set is for one model: measure them one after the other")
+    options = TrainOptions(
+        model=named[0], settings=settings, preset=preset, split=split, minutes=minutes
+    )
     contest = Contest(
         case=case or data.name.partition(".")[0],
         data=data,
-        models=models.split(","),
+        models=named,
         seeds=_seeds(seeds),
-        options=TrainOptions(preset=preset, split=split, minutes=minutes),
+        options=options,
     )
     with TrainingProgress() as progress:
         rows = accuracy_rows(contest, progress)
@@ -152,6 +161,7 @@ def _row(trained: Trained, options: TrainOptions) -> Row:
         **trained.rows[0],
         "seed": options.seed,
         "preset": options.preset,
+        "settings": dict(options.settings),
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "seconds": round(result.seconds, 1),
@@ -161,14 +171,15 @@ def _row(trained: Trained, options: TrainOptions) -> Row:
 def mean_row(rows: Sequence[Row]) -> Row:
     """Return the means of one model over its seeds, with the deviation between these.
 
-    >>> seeds = [{"model": "ease", "split": "temporal", "seed": s, "preset": "S", "seconds": 1.0,
-    ...     **dict.fromkeys(METRICS, value)} for s, value in enumerate((0.1, 0.3))]
+    >>> alike = {"model": "ease", "split": "temporal", "preset": "S", "settings": {}, "seconds": 1}
+    >>> seeds = [{**alike, "seed": seed, **dict.fromkeys(METRICS, value)}
+    ...     for seed, value in enumerate((0.1, 0.3))]
     >>> row = mean_row(seeds)
     >>> row["seeds"], round(row["ndcg@10"], 6), round(row["ndcg@10_sd"], 6)
     ([0, 1], 0.2, 0.141421)
     """
     first = rows[0]
-    mean: Row = {name: first[name] for name in ("model", "split", "preset")}
+    mean: Row = {name: first[name] for name in ("model", "split", "preset", "settings")}
     mean["seeds"] = [row["seed"] for row in rows]
     for name in METRICS:
         values = [row[name] for row in rows]
