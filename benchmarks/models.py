@@ -1,0 +1,80 @@
+"""The table of models, made from the code and the committed results.
+
+python benchmarks/models.py        # ouzel.models.registry, benchmarks/results/accuracy -> docs/models.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ouzel.inference.pool import slot_bytes
+from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.registry import MODELS, Model, family_of
+
+ROOT = Path(__file__).parents[1]
+NUM_ROWS = 3_707
+"""Catalogue rows of ML-1M, for which parameters are counted."""
+
+HEAD = """# Models
+
+Made by `python benchmarks/models.py` from the code and from `benchmarks/results/accuracy/`; `ouzel models` says what each costs and
+when to take it. States and parameters are those of preset S (parameters with the item table of ML-1M, 3,706 items). A state is
+*append-exact* (an event costs one row a layer), *recurrent* (one step) or *re-encoded* (the newest events anew); models without one
+answer from the history of the request.
+"""
+
+ACCURACY = """
+## Accuracy
+
+Leave-one-out, last event of each user, all items ranked, seen items filtered. Figures are those of the defaults unless settings
+are named; seconds are those of training on the machine that the result file names.
+
+| data | model | settings | recall@10 | NDCG@10 | coverage@10 | seconds | file |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """Return the whole of docs/models.md."""
+    head = "| model | family | state | bytes a user | parameters | paper |\n|---|---|---|---|---|---|\n"
+    about = "".join(_line(_about(model)) for model in MODELS)
+    return HEAD + "\n" + head + about + ACCURACY + "".join(map(_line, accuracies()))
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def _about(model: type[Model]) -> tuple[str, ...]:
+    state, size, parameters = "none", "0", "-"
+    if issubclass(model, SequenceEncoder):
+        made = model.build("S", NUM_ROWS)
+        state, size = made.state.kind, f"{slot_bytes(made.state):,}"
+        parameters = f"{sum(weights.numel() for weights in made.parameters()):,}"
+    return f"`{model.name}`", family_of(model), state, size, parameters, model.about.paper
+
+
+def accuracies() -> Iterator[tuple[str, ...]]:
+    """Yield a line for each trained model of each result file; of several seeds their mean."""
+    known = {model.name for model in MODELS} | {f"{model.name} + ranker" for model in MODELS}
+    for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
+        rows = json.loads(path.read_text())["rows"]
+        averaged = {row["model"] for row in rows if "seeds" in row}
+        for row in rows:
+            if row.get("model") not in known or row.get("split") != "leave-one-out":
+                continue
+            if "seconds" in row and ("seeds" in row or row["model"] not in averaged):
+                yield _accuracy(row, path.name)
+
+
+def _accuracy(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    settings = ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
+    figures = (f"{row[metric]:.4f}" for metric in ("recall@10", "ndcg@10", "coverage@10"))
+    return row["case"], f"`{row['model']}`", settings, *figures, f"{row['seconds']:,.0f}", name
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "models.md").write_text(page())

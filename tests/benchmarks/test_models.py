@@ -1,0 +1,31 @@
+"""The table of models is what the code and the results say today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks import models
+
+PAGE = Path(models.ROOT, "docs", "models.md")
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == models.page(), "run `python benchmarks/models.py`"
+
+
+def test_of_several_seeds_the_mean_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ROOT", tmp_path)
+    folder = tmp_path / "benchmarks/results/accuracy"
+    folder.mkdir(parents=True)
+    row = {"model": "ease", "case": "shop", "split": "leave-one-out", "seconds": 2.0}
+    row |= {"recall@10": 0.2, "ndcg@10": 0.1, "coverage@10": 0.5}
+    other = {**row, "model": "ials", "settings": {"dim": "8"}}
+    temporal = {**row, "model": "item_knn", "split": "temporal"}
+    popular = {**row, "model": "popular"}
+    rows = [row, {**row, "ndcg@10": 0.3, "seeds": [0, 1]}, other, temporal, popular]
+    (folder / "shop.json").write_text(json.dumps({"rows": rows}))
+    assert list(models.accuracies()) == [
+        ("shop", "`ease`", "", "0.2000", "0.3000", "0.5000", "2", "shop.json"),
+        ("shop", "`ials`", "dim=8", "0.2000", "0.1000", "0.5000", "2", "shop.json"),
+    ]
