@@ -1,6 +1,6 @@
 """The table of models, made from the code and the committed results.
 
-python benchmarks/models.py        # ouzel.models.registry, benchmarks/results/accuracy -> docs/models.md
+python benchmarks/models.py        # registry, results/accuracy -> docs/models.md
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ NUM_ROWS = 3_707
 
 HEAD = """# Models
 
-Made by `python benchmarks/models.py` from the code and from `benchmarks/results/accuracy/`; `ouzel models` says what each costs and
-when to take it. States and parameters are those of preset S (parameters with the item table of ML-1M, 3,706 items). A state is
-*append-exact* (an event costs one row a layer), *recurrent* (one step) or *re-encoded* (the newest events anew); models without one
-answer from the history of the request.
+Made by `python benchmarks/models.py` from the code and from `benchmarks/results/accuracy/`.
+`ouzel models` says what each costs and when to take it. States and parameters are those of preset S
+(parameters with the item table of ML-1M, 3,706 items). A state is *append-exact* (an event costs
+one row a layer), *recurrent* (one step) or *re-encoded* (the newest events anew); models without
+one answer from the history of the request.
+
+| model | family | state | bytes a user | parameters | paper |
+|---|---|---|---|---|---|
 """
 
 ACCURACY = """
 ## Accuracy
 
-Leave-one-out, last event of each user, all items ranked, seen items filtered. Figures are those of the defaults unless settings
-are named; seconds are those of training on the machine that the result file names.
+Leave-one-out, last event of each user, all items ranked, seen items filtered. Figures are those of
+the defaults unless settings are named; seconds are those of training, on the machine that the
+result file names.
 
 | data | model | settings | recall@10 | NDCG@10 | coverage@10 | seconds | file |
 |---|---|---|---|---|---|---|---|
@@ -39,9 +44,8 @@ are named; seconds are those of training on the machine that the result file nam
 
 def page() -> str:
     """Return the whole of docs/models.md."""
-    head = "| model | family | state | bytes a user | parameters | paper |\n|---|---|---|---|---|---|\n"
     about = "".join(_line(_about(model)) for model in MODELS)
-    return HEAD + "\n" + head + about + ACCURACY + "".join(map(_line, accuracies()))
+    return HEAD + about + ACCURACY + "".join(map(_line, accuracies()))
 
 
 def _line(cells: tuple[str, ...]) -> str:
