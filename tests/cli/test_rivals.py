@@ -30,6 +30,12 @@ def test_a_peer_takes_what_it_is_started_with(rival, monkeypatch):
     assert sorted(taken) == sorted(word for word in words if word.startswith("--"))
 
 
+def test_a_peer_is_found_beside_the_sources_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(peer, "_environment", lambda name, requirements: requirements)
+    assert Path(Peer("ray_serve").command(Path("w"), Path("p"), Tuning(1, 1, 1))[1]).is_file()
+
+
 def test_the_row_has_a_ratio_to_each_peer(work, monkeypatch):
     def measured(rival, *_):
         best = {"system": rival.system, "requests_per_s": RATES[rival.system]}

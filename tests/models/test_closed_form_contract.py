@@ -167,3 +167,20 @@ def test_item_knn_is_the_cosine_with_shrinkage() -> None:
     heavy, pair, lone = 2 / (1 + 1.5), 2 / (1 + 1.0), 2 / (1 + 0.5)
     sizes = heavy + pair + lone, heavy
     assert damped[3] == pytest.approx(heavy / np.sqrt(sizes[0] * sizes[1]))
+
+
+def pairs_seen(times: int, *, num_rows: int) -> Matrix:
+    together = History(rows(1, 2), np.arange(2, dtype=np.int64))
+    return matrix_of(from_histories([together] * times, num_rows=num_rows))
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_made() -> None:
+    wide = pairs_seen(1, num_rows=10_000_000)
+    with pytest.raises(ValueError, match=r"ease needs .* GiB for 9,999,999 items .* take item_knn"):
+        EASE.fit(wide, EASEConfig())
+
+
+def test_items_that_are_always_together_need_more_l2() -> None:
+    alike = pairs_seen(20_000, num_rows=3)
+    with pytest.raises(ValueError, match="l2 is 1e-06: items seen as often"):
+        EASE.fit(alike, EASEConfig(l2=1e-6))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ouzel.events.interactions import History, from_histories
+from ouzel.models.sequence import SEQUENCE_MODELS
 from ouzel.recommender.options import TrainOptions
 from ouzel.recommender.train import settings_for
 
@@ -31,6 +32,12 @@ def test_values_that_mean_nothing_are_refused_by_name(name: str, value: float) -
         ({"model": "ease", "settings": {"l3": 1}}, "did you mean 'l2'? It has l2, keep, half"),
         ({"model": "ease", "settings": {"l2": float("nan")}}, "l2 is nan"),
         ({"model": "ials", "settings": {"half_life": "-1"}}, "half_life is -1.0"),
+        ({"model": "ials", "settings": {"power": "-1"}}, "power is -1.0: give 0 or more"),
+        ({"model": "item_knn", "settings": {"shrink": "nan"}}, "give a finite number"),
+        *(
+            ({"model": known.name, "settings": {"temperature": "0"}}, "temperature is 0.0")
+            for known in SEQUENCE_MODELS
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(options: dict, told: str) -> None:
@@ -60,6 +67,7 @@ def test_settings_of_the_fit_are_told_from_those_of_the_model() -> None:
     [
         ({"settings": {"los": "gbce"}}, "did you mean 'loss'. It has dim, .*, batch_tokens$"),
         ({"settings": {"loss": "gbc"}}, "there is no loss 'gbc': did you mean 'gbce'"),
+        ({"settings": {"learning_rate": "inf"}}, "learning_rate is 'inf': give a finite number"),
         ({"settings": {"num_negatives": "0"}}, "num_negatives is 0: give more than 0"),
         ({"settings": {"learning_rate": "fast"}}, "learning_rate is 'fast'"),
         ({"model": "gru4rec", "ranker": True}, "no ranker can read the states of gru4rec"),

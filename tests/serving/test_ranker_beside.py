@@ -88,7 +88,7 @@ def test_a_crowd_is_ranked_beside_the_loop_as_one_by_one_in_it(engine):
     together, one_by_one = in_service(engine, work)
     assert [rows for rows, _, _ in together] == [rows for rows, _, _ in one_by_one]
     for (_, ours, degraded), (_, theirs, _) in zip(together, one_by_one, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
         assert degraded is None
 
 
@@ -114,7 +114,7 @@ def test_states_that_change_or_go_while_they_are_ranked_change_no_answer(engine)
     assert {degraded for _, _, degraded in found} == {None}
     assert [rows for rows, _, _ in found] == [rows for rows, _, _ in expected]
     for (_, ours, _), (_, theirs, _) in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_ranking_that_hangs_is_given_up_at_the_deadline_and_named(engine, monkeypatch):

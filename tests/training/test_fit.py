@@ -48,6 +48,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
     assert not torch.equal(weights(nets[0]), weights(nets[2]))
 
 
+def test_two_threads_add_up_in_one_order(tmp_path: Path, two_threads: None) -> None:
+    """Gathers must be large for torch to add their gradients up from several threads."""
+    rng = np.random.default_rng(0)
+    times = START_MS + np.arange(100)
+    rows = rng.integers(1, 20, (40, 100)).astype(np.int32)
+    long = from_histories([History(row, times) for row in rows], num_rows=20)
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        nets.append(ESASRec(ESASRecConfig(num_layers=1, window=50), 20))
+        settings = FitSettings(epochs=1, batch_tokens=2000, num_negatives=8)
+        folder = tmp_path / str(len(nets))
+        fit(nets[-1], long, settings, max_length=50, validate=None, directory=folder)
+    assert torch.equal(weights(nets[0]), weights(nets[1]))
+
+
 class InterruptionError(Exception):
     """Stands for a crash or Ctrl-C."""
 

@@ -68,7 +68,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in frozen.parameters())
 
 
-def test_one_seed_gives_the_same_weights() -> None:
+def test_one_seed_gives_the_same_weights(two_threads: None) -> None:
     one, two = (fitted(pairs(), epochs=2)[0].state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -82,7 +82,7 @@ def test_a_ranker_that_never_gets_better_ends_as_retrieval() -> None:
     assert all(torch.equal(ranker.state_dict()[name], untrained[name]) for name in untrained)
 
 
-def test_the_best_epoch_is_kept() -> None:
+def test_the_best_epoch_is_kept(two_threads: None) -> None:
     scores = iter([0.1, 0.2, 0.9, 0.3, 0.3, 0.3, 0.3])
     ranker, _, result = fitted(pairs(), validate=lambda: next(scores))
     again, _, _ = fitted(pairs(), epochs=2)

@@ -114,7 +114,7 @@ def server_row(server: ServerProcess) -> Row:
     """Return what a server takes: seconds until it was ready, and the memory of all its processes.
 
     >>> server_row(ServerProcess(port=8000, pid=2**30, start_to_ready_s=2.5))  # gone by now
-    {'start_to_ready_s': 2.5, 'rss_mb': 0}
+    {'start_to_ready_s': 2.5, 'rss_mb': 0.0}
     """
     rss_mb = process_use(server.pid).rss_mb
     return {"start_to_ready_s": server.start_to_ready_s, "rss_mb": rss_mb}

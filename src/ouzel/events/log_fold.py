@@ -25,7 +25,8 @@ FOLD_EVENTS = 65_536
 """Events that gather before they enter histories; readers hold twice as many at most."""
 
 SLICE_EVENTS = 4096
-"""Events that enter histories in one transaction; half as many new ones bring on the next."""
+"""Events that enter histories in one transaction, more if one user has more; half as many new ones
+bring on the next."""
 
 _numbers = msgspec.json.Decoder(list[int]).decode
 _INTO_HISTORIES = f"""

@@ -113,4 +113,4 @@ def check_kept(keep: int, half_life: float | None) -> None:
     if keep < 1:
         raise ValueError(f"keep is {keep}: give 1 or more")
     if half_life is not None and not half_life > 0:
-        raise ValueError(f"half_life is {half_life}: give more than 0, or leave it out")
+        raise ValueError(f"half_life is {half_life}: give more than 0, or null for all alike")

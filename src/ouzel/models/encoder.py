@@ -148,4 +148,6 @@ def check_factors(config: EncoderConfig) -> None:
     if config.dim < 1 or config.epochs < 1:
         raise ValueError(f"dim is {config.dim}, epochs is {config.epochs}: give 1 or more")
     if config.half_life is not None and not config.half_life > 0:
-        raise ValueError(f"half_life is {config.half_life}: give more than 0, or leave it out")
+        raise ValueError(
+            f"half_life is {config.half_life}: give more than 0, or null for all alike"
+        )

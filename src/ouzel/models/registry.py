@@ -6,6 +6,7 @@ in `ouzel models`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -104,6 +105,8 @@ def checked_settings(
             checked[name] = msgspec.convert(value, hints[name], strict=False)
         except msgspec.ValidationError as error:
             raise ValueError(f"{model.name}: {name} is {value!r}: {error}") from None
+        if isinstance(checked[name], float) and not math.isfinite(checked[name]):
+            raise ValueError(f"{model.name}: {name} is {value!r}: give a finite number")
     replace(config, **checked)
     return checked
 

@@ -118,6 +118,8 @@ def add_ranker(home: Home, options: TrainOptions, progress: Progress) -> Bundle:
     ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
     """
     parent = home.current()
+    if parent.manifest.model not in {known.name for known in SEQUENCE_MODELS if known.ranked}:
+        raise ValueError(f"no ranker can read the states of {parent.manifest.model}: train another")
     features = {name: told for name, told in parent.manifest.features.items() if name != "ranker"}
     if features.get("refit"):
         raise ValueError(

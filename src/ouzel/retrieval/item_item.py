@@ -1,9 +1,9 @@
 """Weights from item to item: what a history speaks for is found by adding up a few sparse rows.
 
-Cost: `keep` additions for each distinct item of the history and one pass over N scores; nothing
-about a user is stored.
-Shape legend: N = catalogue rows, W = weights of all rows, V = weights of the rows of a history, K =
-candidates.
+Cost: `keep` additions for each distinct item of the history, and N numbers to add them up in;
+nothing about a user is stored.
+Shape legend: N = catalogue rows, W = weights of all rows, V = weights of the rows of a history, T =
+rows that these speak of, K = candidates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ouzel.features.recency import weighted_rows
 from ouzel.retrieval.topk import top_k
-from ouzel.retrieval.types import visible
+from ouzel.retrieval.types import among, visible
 
 _TENSORS = ("offsets", "rows", "values", "fade")
 
@@ -67,6 +67,13 @@ class ItemItem:
 
     def scores(self, rows_n: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the score (N,) of every row for a history; -inf where nothing speaks of it."""
+        rows_T, scores_T = self._told(rows_n)
+        scores_N = np.full(self.num_rows, -np.inf, np.float32)
+        scores_N[rows_T] = scores_T
+        return scores_N
+
+    def _told(self, rows_n: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the rows (T,), sorted, that the history speaks of, and their scores (T,)."""
         rows, weights = weighted_rows(rows_n, num_rows=self.num_rows, fade=self._fade)
         starts = self._offsets_N1[rows]
         lengths = self._offsets_N1[rows + 1] - starts
@@ -74,11 +81,11 @@ class ItemItem:
         places_V = np.repeat(starts - before, lengths) + np.arange(lengths.sum())
         found_V = self._rows_W[places_V]
         given_V = self._values_W[places_V] * np.repeat(weights, lengths)
-        scores_N = np.bincount(found_V, given_V, minlength=self.num_rows).astype(np.float32)
         told_N = np.zeros(self.num_rows, np.bool_)
         told_N[found_V] = True
-        scores_N[~told_N] = -np.inf
-        return scores_N
+        rows_T = np.flatnonzero(told_N)
+        sums_N = np.bincount(found_V, given_V, minlength=self.num_rows)
+        return rows_T, sums_N[rows_T].astype(np.float32)
 
     def search(
         self,
@@ -92,9 +99,10 @@ class ItemItem:
 
         None of them is `forbidden`, sorted rows, or `hidden`, a mask as in `Query`.
         """
-        scores_N = self.scores(rows_n)
-        scores_N[forbidden[forbidden < self.num_rows]] = -np.inf
+        rows_T, scores_T = self._told(rows_n)
+        allowed_T = ~among(rows_T, forbidden)
         if hidden is not None:
-            scores_N[~visible(np.arange(self.num_rows), hidden)] = -np.inf
-        best_K = top_k(scores_N, k)
-        return best_K, scores_N[best_K]
+            allowed_T &= visible(rows_T, hidden)
+        rows_T, scores_T = rows_T[allowed_T], scores_T[allowed_T]
+        best_K = top_k(scores_T, k)
+        return rows_T[best_K], scores_T[best_K]

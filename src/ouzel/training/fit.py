@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from ouzel.training.checkpoint import (
     save_checkpoint,
 )
 from ouzel.training.objectives import Objective, loss_named
+from ouzel.training.repeatable import repeatable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ def told_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             told[name] = msgspec.convert(settings[name], hints[name], strict=False)
         except msgspec.ValidationError as error:
             raise ValueError(f"{name} is {settings[name]!r}: {error}") from None
+        if isinstance(told[name], float) and not math.isfinite(told[name]):
+            raise ValueError(f"{name} is {settings[name]!r}: give a finite number")
     FitSettings(**told)
     return {name: told[name] for name in TOLD if name in told}
 
@@ -209,6 +213,7 @@ class _Run:
             or state.rounds_without_gain >= settings.patience
         )
 
+    @repeatable()
     def epoch(self, on_batch: Callable[[int, float], None]) -> None:
         """Make one pass over the windows."""
         started = time.perf_counter()

@@ -31,6 +31,7 @@ from torch.nn.utils import clip_grad_norm_
 from ouzel.events.interactions import Interactions
 from ouzel.features.batches import TrainingBatch, mixed_batches, newest_windows
 from ouzel.models.protocols import Ranker, SequenceEncoder
+from ouzel.training.repeatable import repeatable
 from ouzel.training.states import rank_states, read_states
 
 
@@ -187,6 +188,7 @@ class _Run:
         self.ranker.load_state_dict(weights)
         return score
 
+    @repeatable()
     def epoch(self, number: int) -> dict[str, float]:
         """Return the figures of one pass over the windows."""
         started = time.perf_counter()

@@ -56,7 +56,10 @@ def command(
     ] = "leave-one-out",
     set_: Set = None,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
-    minutes: Annotated[float | None, typer.Option(help="Train each for at most this long.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Train each for at most this long, but for those fitted at once."),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds to train with, such as 0,1,2.")] = "0",
     json: Annotated[
         str | None, typer.Option(help="Write JSON to this file, or to stdout with '-'.")
@@ -72,9 +75,9 @@ def command(
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
-    options = TrainOptions(
-        model=named[0], settings=settings, preset=preset, split=split, minutes=minutes
-    )
+    options = TrainOptions(preset=preset, split=split, minutes=minutes)
+    if settings:
+        options = replace(_options_of(named[0], options), settings=settings)
     contest = Contest(
         case=case or data.name.partition(".")[0],
         data=data,
@@ -126,7 +129,7 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
     from ouzel.recommender.train import cleaned, import_dataset, train_home
 
     trainings = [
-        [replace(contest.options, model=model, seed=seed) for seed in contest.seeds]
+        [replace(_options_of(model, contest.options), seed=seed) for seed in contest.seeds]
         for model in contest.models
     ]
     rows: list[Row] = []
@@ -148,6 +151,13 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
             if len(measured) > 1:
                 rows.append(mean_row(measured))
     return [{"system": row["model"], "case": contest.case, **row} for row in (*rows, *baselines)]
+
+
+def _options_of(model: str, options: TrainOptions) -> TrainOptions:
+    from ouzel.models.registry import kind_of, model_named
+
+    at_once = kind_of(model_named(model)) == "closed_form"
+    return replace(options, model=model, minutes=None if at_once else options.minutes)
 
 
 def _row(trained: Trained, options: TrainOptions) -> Row:

@@ -75,7 +75,7 @@ class Peer:
 
 def _folder(name: str) -> Path:
     """Return the peer's folder, in the working directory or beside the package's sources."""
-    for root in (Path.cwd(), Path(__file__).parents[3]):
+    for root in (Path.cwd(), Path(__file__).parents[4]):
         folder = root / "benchmarks" / "peers" / name
         if (folder / "app.py").exists():
             return folder.resolve()

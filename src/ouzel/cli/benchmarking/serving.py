@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ouzel.bundle.bundle import load_bundle
+from ouzel.bundle.manifest import FORMAT_VERSION
 from ouzel.bundle.store import BundleStore
 from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
 from ouzel.cli.benchmarking.peer import BENCH, RIVALS, TUNINGS, Peer, Rival, Tuning
@@ -43,6 +44,7 @@ from ouzel.evaluation.serving_case import (
     warm,
 )
 from ouzel.evaluation.workload import Workload
+from ouzel.events import log_schema
 from ouzel.features.states import Precision
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import slot_bytes
@@ -203,7 +205,9 @@ def _home(scale: Scale, run: Run) -> tuple[Path, Workload]:
     if run.model_from is not None:
         bundle = load_bundle(BundleStore(run.model_from).current())
         origin, model = partial(trained_origin, bundle), bundle.digest[:16]
-    name = f"{scale.num_items}-{scale.num_live}-{scale.num_cold}-{model}-{seed}"
+    # What an older Ouzel made would be brought up to date in every run, and lacks what is new.
+    formats = f"{log_schema.SCHEMA_VERSION}.{FORMAT_VERSION}"
+    name = f"{scale.num_items}-{scale.num_live}-{scale.num_cold}-{model}-{seed}-{formats}"
     folder = BENCH / "homes" / name
     with progress("Making the benchmark's home") as report:
         return folder, make_home(folder, scale, origin, seed=seed, report=report)

@@ -66,6 +66,8 @@ class IALSConfig:
             raise ValueError(f"block is {self.block}: give 1 or more")
         if not (self.alpha > 0 and self.l2 > 0):
             raise ValueError(f"alpha is {self.alpha}, l2 is {self.l2}: give more than 0")
+        if not self.power >= 0:
+            raise ValueError(f"power is {self.power}: give 0 or more")
 
 
 PRESETS = {"S": IALSConfig()}
@@ -150,11 +152,19 @@ def _block_solve(
         left_BPP.diagonal(dim1=1, dim2=2).add_(ridge_B[:, None])
         right_BP = torch.einsum("blp,bl->bp", here_BLP, missing_BL)
         right_BP -= vectors_BD @ base_DD[:, part] + ridge_B[:, None] * now_BP
-        factor = torch.linalg.cholesky(left_BPP)
+        factor = _factor(left_BPP)
         step_BP = torch.cholesky_solve(right_BP[:, :, None], factor).squeeze(2)
         vectors_BD[:, part] = now_BP + step_BP
         missing_BL -= torch.einsum("blp,bp->bl", here_BLP, step_BP)
     return vectors_BD, missing_BL
+
+
+def _factor(left_BPP: Tensor) -> Tensor:
+    try:
+        factor: Tensor = torch.linalg.cholesky(left_BPP)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        raise ValueError("the least squares have no single solution: give more l2") from None
+    return factor
 
 
 def _chunks(lengths: NDArray[np.int64], dim: int) -> Iterator[NDArray[np.int64]]:

@@ -15,6 +15,21 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def check_temperature(temperature: float | None) -> None:
+    """Return nothing if scores may be divided by this.
+
+    Raises:
+        ValueError: they may not.
+
+    >>> check_temperature(0.0)
+    Traceback (most recent call last):
+    ...
+    ValueError: temperature is 0.0: give more than 0, such as 0.05
+    """
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: give more than 0, such as 0.05")
+
+
 def user_side(vector: Tensor, temperature: float | None) -> Tensor:
     """Return user vectors (..., D) whose inner products with the item side are scores.
 

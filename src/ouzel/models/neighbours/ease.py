@@ -22,6 +22,7 @@ Shape legend: N = catalogue rows with the padding row 0, k = users, W = weights 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -78,14 +79,18 @@ class EASE(ClosedForm):
         """Return the model of `matrix`.
 
         Raises:
-            ValueError: there are fewer than two items.
+            ValueError: there are fewer than two items, too many for the memory of this machine, or
+                too little `l2` to tell them apart.
         """
         if matrix.num_rows < 3:
             raise ValueError("ease foretells items by other items, and there is one: add items")
+        _check_memory(matrix.num_rows - 1)
         gram = torch.zeros(matrix.num_rows - 1, matrix.num_rows - 1)
         flat = gram.view(-1).numpy()
         for rows, others, counts in cooccurrences(matrix):
             flat[(rows - 1) * (matrix.num_rows - 1) + others - 1] = counts
+        if config.l2 < torch.finfo(torch.float32).eps * float(gram.diagonal().max()):
+            raise ValueError(f"l2 is {config.l2}: items seen as often as these need more of it")
         gram.diagonal().add_(config.l2)
         return cls(config, _inverted(gram))
 
@@ -109,9 +114,26 @@ class EASE(ClosedForm):
 
 
 def _inverted(gram: Tensor) -> Tensor:
-    """Return the inverse of a positive matrix; its memory is used up."""
-    factor = torch.linalg.cholesky(gram, out=gram)
+    """Return the inverse of a positive matrix; its memory is used up.
+
+    Raises:
+        ValueError: it is not positive in float32.
+    """
+    try:
+        factor = torch.linalg.cholesky(gram, out=gram)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        raise ValueError("some items are always seen together: give more l2") from None
     return torch.cholesky_inverse(factor)
+
+
+def _check_memory(num_items: int) -> None:
+    needed = 8 * num_items**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"ease needs {needed / 2**30:,.0f} GiB for {num_items:,} items and this machine has "
+            f"{memory / 2**30:,.0f}: take item_knn or ials, or leave rare items out with k_core"
+        )
 
 
 def _largest(inverse: Tensor, keep: int) -> ItemWeights:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ouzel.features.states import StateShape
 from ouzel.models.about import About
-from ouzel.models.layers.similarity import item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, item_side, user_side
 from ouzel.models.layers.windows import each_window, window_after
 from ouzel.models.protocols import SequenceEncoder
 
@@ -56,6 +56,7 @@ class CaserConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
+        check_temperature(self.temperature)
         if min(self.dim, self.order, self.num_filters, self.num_vertical, self.window) < 1:
             raise ValueError(
                 f"dim, order, num_filters, num_vertical and window must be at least 1: {self}"

@@ -43,6 +43,7 @@ from ouzel.models.layers.gated_block import GatedBlock
 from ouzel.models.layers.norm import RMSNorm
 from ouzel.models.layers.precision import gathered, kept, seen
 from ouzel.models.layers.rotary import Rotary, rotate
+from ouzel.models.layers.similarity import check_temperature
 from ouzel.models.protocols import SequenceEncoder
 
 TIME_HARMONICS = 16
@@ -71,6 +72,7 @@ class ESASRecConfig:
     """Whether event times and the request time are seen."""
 
     def __post_init__(self) -> None:
+        check_temperature(self.temperature)
         if self.dim % (4 * self.num_heads):
             raise ValueError(
                 f"dim {self.dim} must be a multiple of 4 x num_heads ({self.num_heads})"

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ouzel.features.states import MOST_WAITING, WHOLE_HISTORY, StateShape
 from ouzel.models.about import About
-from ouzel.models.layers.similarity import item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, item_side, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
 
@@ -52,6 +52,7 @@ class GRU4RecConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
+        check_temperature(self.temperature)
         if min(self.dim, self.num_layers, self.window) < 1:
             raise ValueError(f"dim, num_layers and window must be at least 1: {self}")
 

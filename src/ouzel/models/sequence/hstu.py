@@ -40,7 +40,7 @@ from ouzel.features.states import StateShape
 from ouzel.models.about import About
 from ouzel.models.layers.precision import Rings, gathered, kept, seen
 from ouzel.models.layers.relative_bias import RelativeBias, time_buckets
-from ouzel.models.layers.similarity import item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, item_side, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
 
@@ -63,6 +63,7 @@ class HSTUConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
+        check_temperature(self.temperature)
         if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
             self.dim % self.num_heads
         ):

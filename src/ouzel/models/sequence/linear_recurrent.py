@@ -37,7 +37,7 @@ from torch.nn import functional
 from ouzel.features.states import MOST_WAITING, WHOLE_HISTORY, StateShape
 from ouzel.models.about import About
 from ouzel.models.layers.norm import RMSNorm
-from ouzel.models.layers.similarity import item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, item_side, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
 
@@ -63,6 +63,7 @@ class LinearRecurrentConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
+        check_temperature(self.temperature)
         if min(self.dim, self.num_layers, self.window, self.expansion) < 1:
             raise ValueError(f"dim, num_layers, window and expansion must be at least 1: {self}")
 

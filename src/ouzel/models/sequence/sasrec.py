@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ouzel.features.states import StateShape
 from ouzel.models.about import About
 from ouzel.models.layers.attention import attend_window
-from ouzel.models.layers.similarity import item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, item_side, user_side
 from ouzel.models.layers.transformer import TransformerBlock
 from ouzel.models.layers.windows import each_window, newest, window_after
 from ouzel.models.protocols import SequenceEncoder
@@ -57,6 +57,7 @@ class SASRecConfig:
     """What the cosine of user and item is divided by; None: a score is the inner product."""
 
     def __post_init__(self) -> None:
+        check_temperature(self.temperature)
         if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
             self.dim % self.num_heads
         ):
