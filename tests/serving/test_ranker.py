@@ -120,6 +120,7 @@ def test_weights_of_sources_are_not_the_rankers_business(home) -> None:
         engine = open_home(home, state_bytes=1 << 20)
         if not with_ranker:
             stage_of(engine).run = lambda work: work
+            stage_of(engine).begin = lambda work, done: None
 
         async def work(engine=engine):
             weighed = RecommendRequest(user_id="u1", n=5, sources={"popular": 1.0})
