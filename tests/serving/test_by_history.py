@@ -151,7 +151,7 @@ def test_python_and_evaluation_say_the_same(home, engine, client) -> None:
 def test_nothing_is_kept_of_users(engine, client) -> None:
     ask(client, user_id="user 1")
     told = client.get("/metrics").text
-    assert "ouzel_now" in told
+    assert 'ouzel_now{of="state_slots"} 0.0' in told
     assert engine.parts.states.pool.bytes == len(engine.parts.states.pool) == 0
     assert asyncio.run(engine.audit_one()) is None
     with pytest.raises(ValueError, match="not shared"):

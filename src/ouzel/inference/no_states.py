@@ -15,9 +15,9 @@ from ouzel.inference.states import StateStats
 
 @dataclass
 class NoPool:
-    """A pool that has no room and needs none."""
+    """A pool that holds nothing and is never full."""
 
-    num_slots: int = 0
+    num_slots: int = 1 << 30
     evictions: int = 0
     bytes: int = 0
 

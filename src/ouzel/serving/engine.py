@@ -376,7 +376,7 @@ class Engine:
         stats, writer, pool = self._states.stats, self.writer, self._states.pool
         return {
             "states": len(pool),
-            "state_slots": pool.num_slots,
+            "state_slots": pool.num_slots if pool.bytes else 0,
             "states_behind": self._states.behind,
             "state_bytes": pool.bytes,
             "state_audit_max_error": stats.audit_max_error,
