@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ouzel.features.states import Precision, StateShape
 from ouzel.models.about import About
 from ouzel.models.layers.precision import gathered
+from ouzel.models.layers.similarity import item_side
 
 
 class HistoryConfig(Protocol):
@@ -30,6 +32,11 @@ class HistoryConfig(Protocol):
     @property
     def dropout(self) -> float:
         """Return the dropout in training."""
+        ...
+
+    @property
+    def temperature(self) -> float | None:
+        """Return what the cosine of user and item is divided by; None: no cosine."""
         ...
 
     @property
@@ -91,10 +98,15 @@ class SequenceEncoder(nn.Module, ABC):
     items: nn.Embedding
     """The item table (N, D) as it is trained; a Bundle holds its two sides apart."""
 
+    def __init__(self, config: Any, num_rows: int) -> None:
+        super().__init__()
+        self.config = config
+        self.items = nn.Embedding(num_rows, config.dim)
+
     @classmethod
-    @abstractmethod
     def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
         """Return an untrained model for a catalogue: a preset with `settings` of its config."""
+        return cls(replace(cls.presets[preset], **settings), num_rows)
 
     @property
     @abstractmethod
@@ -213,9 +225,9 @@ class SequenceEncoder(nn.Module, ABC):
         logits_BK = torch.einsum("bd,bkd->bk", query_BD, vectors_ND[candidates_BK])
         return logits_BK.unsqueeze(-1)
 
-    @abstractmethod
     def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
         """Return the output-side vectors (M, D) of catalogue rows."""
+        return item_side(table_ND[rows_M], self.config.temperature)
 
 
 class Ranker(nn.Module, ABC):

@@ -9,12 +9,57 @@ Shape legend: B = batch, L = length, H = heads, E = head size, W = window (ring 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ouzel.models.layers.precision import Rings
+
+
+class Headed(Protocol):
+    """The config of a model of blocks with attention heads."""
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        ...
+
+    @property
+    def num_heads(self) -> int:
+        """Return H."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Return the number of blocks."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Return W."""
+        ...
+
+
+def check_heads(config: Headed) -> None:
+    """Return nothing if such blocks can be built.
+
+    Raises:
+        ValueError: they cannot.
+
+    >>> from types import SimpleNamespace
+    >>> check_heads(SimpleNamespace(dim=5, num_heads=2, num_layers=1, window=9))
+    Traceback (most recent call last):
+    ...
+    ValueError: dim is 5, num_heads is 2: give a dim that is a multiple of num_heads
+    """
+    for name in ("dim", "num_heads", "num_layers", "window"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
+    if config.dim % config.num_heads:
+        told = f"dim is {config.dim}, num_heads is {config.num_heads}"
+        raise ValueError(f"{told}: give a dim that is a multiple of num_heads")
 
 
 def attend_window(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Tensor:

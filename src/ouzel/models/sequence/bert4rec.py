@@ -25,8 +25,7 @@ rows, M = rows asked for, T = masked places.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +33,8 @@ from torch.nn import functional
 
 from ouzel.features.states import StateShape
 from ouzel.models.about import About
-from ouzel.models.layers.attention import attend_real
-from ouzel.models.layers.similarity import check_temperature, item_side, user_side
+from ouzel.models.layers.attention import attend_real, check_heads
+from ouzel.models.layers.similarity import check_temperature, user_side
 from ouzel.models.layers.transformer import TransformerBlock
 from ouzel.models.layers.windows import each_window, newest, window_after
 from ouzel.models.protocols import SequenceEncoder
@@ -65,13 +64,7 @@ class BERT4RecConfig:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-        if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
-            self.dim % self.num_heads
-        ):
-            raise ValueError(
-                f"dim, num_heads, num_layers and window must be at least 1 and dim a multiple of "
-                f"num_heads: {self}"
-            )
+        check_heads(self)
         if not 0 < self.masked < 1:
             raise ValueError(f"masked is {self.masked}: give a share between 0 and 1")
 
@@ -101,9 +94,7 @@ class BERT4Rec(SequenceEncoder):
     config: BERT4RecConfig
 
     def __init__(self, config: BERT4RecConfig, num_rows: int) -> None:
-        super().__init__()
-        self.config = config
-        self.items = nn.Embedding(num_rows, config.dim)
+        super().__init__(config, num_rows)
         self.positions = nn.Embedding(config.window + 1, config.dim)
         self.mask = nn.Parameter(torch.zeros(config.dim))
         for table in (self.items.weight, self.positions.weight, self.mask):
@@ -118,11 +109,6 @@ class BERT4Rec(SequenceEncoder):
         )
         self.out = nn.Linear(config.dim, config.dim)
         self.final_norm = nn.LayerNorm(config.dim)
-
-    @classmethod
-    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
-        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
-        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
@@ -186,10 +172,6 @@ class BERT4Rec(SequenceEncoder):
         """Return the user vectors (B, D) after one more event; `cache` holds the rows (S, W)."""
         rows_BW, count_B = window_after(cache[0][slot_B], row_B, length_B)
         return (self._ask(table_ND[rows_BW], count_B),)
-
-    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
-        """Return the output-side vectors (M, D) of catalogue rows."""
-        return item_side(table_ND[rows_M], self.config.temperature)
 
     def _ask(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
         """Return the vectors (B, D) at a mask after `length_B` events."""

@@ -23,15 +23,14 @@ catalogue rows, M = rows asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ouzel.features.states import StateShape
 from ouzel.models.about import About
-from ouzel.models.layers.similarity import check_temperature, item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, user_side
 from ouzel.models.layers.windows import each_window, window_after
 from ouzel.models.protocols import SequenceEncoder
 
@@ -89,9 +88,7 @@ class Caser(SequenceEncoder):
     config: CaserConfig
 
     def __init__(self, config: CaserConfig, num_rows: int) -> None:
-        super().__init__()
-        self.config = config
-        self.items = nn.Embedding(num_rows, config.dim)
+        super().__init__(config, num_rows)
         nn.init.normal_(self.items.weight, std=config.dim**-0.5)
         self.horizontal = nn.ModuleList(
             nn.Linear(height * config.dim, config.num_filters)
@@ -101,11 +98,6 @@ class Caser(SequenceEncoder):
         self.dropout = nn.Dropout(config.dropout)
         width = config.order * config.num_filters + config.num_vertical * config.dim
         self.out = nn.Linear(width, config.dim)
-
-    @classmethod
-    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
-        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
-        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
@@ -140,10 +132,6 @@ class Caser(SequenceEncoder):
         """Return the user vectors (B, D) after one more event; `cache` holds the rows (S, W)."""
         rows_BW, count_B = window_after(cache[0][slot_B], row_B, length_B)
         return (self._read(table_ND[rows_BW], count_B),)
-
-    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
-        """Return the output-side vectors (M, D) of catalogue rows."""
-        return item_side(table_ND[rows_M], self.config.temperature)
 
     def _read(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
         """Return the user vectors (B, D) of at most W events, of which `length_B` are real."""

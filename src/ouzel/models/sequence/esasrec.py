@@ -29,8 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -112,9 +111,7 @@ class ESASRec(SequenceEncoder):
     harmonics: Tensor
 
     def __init__(self, config: ESASRecConfig, num_rows: int) -> None:
-        super().__init__()
-        self.config = config
-        self.items = nn.Embedding(num_rows, config.dim)
+        super().__init__(config, num_rows)
         nn.init.normal_(self.items.weight, std=0.02)
         self.input_dropout = nn.Dropout(config.dropout)
         self.rotary = Rotary(config.dim // config.num_heads, timed=config.timed)
@@ -129,11 +126,6 @@ class ESASRec(SequenceEncoder):
             self.elapsed = nn.Linear(2 * TIME_HARMONICS, config.dim)
         harmonics = torch.arange(1, TIME_HARMONICS + 1) * (math.pi / LOG_SECONDS_SCALE)
         self.register_buffer("harmonics", harmonics, persistent=False)
-
-    @classmethod
-    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
-        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
-        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
@@ -252,10 +244,6 @@ class ESASRec(SequenceEncoder):
             _per_head(self.rotary(length_B - 1, now_B)),
             lambda query: attend_cached(query, rings, length_B, own=None),
         )
-
-    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
-        """Return the output-side vectors (M, D) of catalogue rows."""
-        return functional.normalize(table_ND[rows_M], dim=-1)
 
     # Parts.
 

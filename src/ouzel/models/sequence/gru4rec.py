@@ -23,15 +23,14 @@ rows, M = rows asked for.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ouzel.features.states import MOST_WAITING, WHOLE_HISTORY, StateShape
 from ouzel.models.about import About
-from ouzel.models.layers.similarity import check_temperature, item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
 
@@ -83,20 +82,13 @@ class GRU4Rec(SequenceEncoder):
     config: GRU4RecConfig
 
     def __init__(self, config: GRU4RecConfig, num_rows: int) -> None:
-        super().__init__()
-        self.config = config
-        self.items = nn.Embedding(num_rows, config.dim)
+        super().__init__(config, num_rows)
         nn.init.normal_(self.items.weight, std=config.dim**-0.5)
         self.input_dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
             nn.GRU(config.dim, config.dim, batch_first=True) for _ in range(config.num_layers)
         )
         self.out = nn.Linear(config.dim, config.dim)
-
-    @classmethod
-    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
-        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
-        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
@@ -133,10 +125,6 @@ class GRU4Rec(SequenceEncoder):
         before = cache[0][slot_B].chunk(self.config.num_layers, dim=1)
         hidden = [h.squeeze(1) for h in self._run(table_ND[row_B].unsqueeze(1), before)]
         return torch.cat(hidden, dim=1), self._ask(hidden[-1])
-
-    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
-        """Return the output-side vectors (M, D) of catalogue rows."""
-        return item_side(table_ND[rows_M], self.config.temperature)
 
     def _run(self, x_BLD: Tensor, before: tuple[Tensor, ...] | None) -> list[Tensor]:
         """Return the hidden vectors (B, L, D) of each layer."""

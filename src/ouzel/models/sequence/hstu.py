@@ -29,8 +29,7 @@ N = catalogue rows with the padding row 0, M = rows asked for.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +37,10 @@ from torch.nn import functional
 
 from ouzel.features.states import StateShape
 from ouzel.models.about import About
+from ouzel.models.layers.attention import check_heads
 from ouzel.models.layers.precision import Rings, gathered, kept, seen
 from ouzel.models.layers.relative_bias import RelativeBias, time_buckets
-from ouzel.models.layers.similarity import check_temperature, item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
 
@@ -64,13 +64,7 @@ class HSTUConfig:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-        if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
-            self.dim % self.num_heads
-        ):
-            raise ValueError(
-                f"dim, num_heads, num_layers and window must be at least 1 and dim a multiple of "
-                f"num_heads: {self}"
-            )
+        check_heads(self)
 
     @property
     def receptive_field(self) -> int:
@@ -123,18 +117,11 @@ class HSTU(SequenceEncoder):
     config: HSTUConfig
 
     def __init__(self, config: HSTUConfig, num_rows: int) -> None:
-        super().__init__()
-        self.config = config
-        self.items = nn.Embedding(num_rows, config.dim)
+        super().__init__(config, num_rows)
         nn.init.normal_(self.items.weight, std=0.02)
         self.input_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(HSTUBlock(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.dim)
-
-    @classmethod
-    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
-        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
-        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
@@ -221,10 +208,6 @@ class HSTU(SequenceEncoder):
         rings = gathered(cache[:-1], slot_B)
         read = self._attend_cached(query, rings, block.bias(distance, buckets), hidden)
         return self._answer(block.finish(x, gate, read))
-
-    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
-        """Return the output-side vectors (M, D) of catalogue rows."""
-        return item_side(table_ND[rows_M], self.config.temperature)
 
     # Parts.
 

@@ -26,8 +26,7 @@ rows, M = rows asked for.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ from torch.nn import functional
 from ouzel.features.states import MOST_WAITING, WHOLE_HISTORY, StateShape
 from ouzel.models.about import About
 from ouzel.models.layers.norm import RMSNorm
-from ouzel.models.layers.similarity import check_temperature, item_side, user_side
+from ouzel.models.layers.similarity import check_temperature, user_side
 from ouzel.models.layers.windows import newest
 from ouzel.models.protocols import SequenceEncoder
 
@@ -124,9 +123,7 @@ class LinearRecurrent(SequenceEncoder):
     harmonics: Tensor
 
     def __init__(self, config: LinearRecurrentConfig, num_rows: int) -> None:
-        super().__init__()
-        self.config = config
-        self.items = nn.Embedding(num_rows, config.dim)
+        super().__init__(config, num_rows)
         nn.init.normal_(self.items.weight, std=0.02)
         self.input_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
@@ -137,11 +134,6 @@ class LinearRecurrent(SequenceEncoder):
         self.final_norm = RMSNorm(config.dim)
         harmonics = torch.arange(1, TIME_HARMONICS + 1) * (math.pi / LOG_SECONDS_SCALE)
         self.register_buffer("harmonics", harmonics, persistent=False)
-
-    @classmethod
-    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
-        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
-        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
@@ -207,10 +199,6 @@ class LinearRecurrent(SequenceEncoder):
     ) -> Tensor:
         """Return the user vectors (B, D) at request times `now_B` (ms) from cached states."""
         return self._ask(last_SD[slot_B], now_B - last_time_S[slot_B])
-
-    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
-        """Return the output-side vectors (M, D) of catalogue rows."""
-        return item_side(table_ND[rows_M], self.config.temperature)
 
     @property
     def _layers(self) -> list[RecurrentBlock]:

@@ -24,16 +24,15 @@ rows, M = rows asked for.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ouzel.features.states import StateShape
 from ouzel.models.about import About
-from ouzel.models.layers.attention import attend_window
-from ouzel.models.layers.similarity import check_temperature, item_side, user_side
+from ouzel.models.layers.attention import attend_window, check_heads
+from ouzel.models.layers.similarity import check_temperature, user_side
 from ouzel.models.layers.transformer import TransformerBlock
 from ouzel.models.layers.windows import each_window, newest, window_after
 from ouzel.models.protocols import SequenceEncoder
@@ -58,13 +57,7 @@ class SASRecConfig:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-        if min(self.dim, self.num_heads, self.num_layers, self.window) < 1 or (
-            self.dim % self.num_heads
-        ):
-            raise ValueError(
-                f"dim, num_heads, num_layers and window must be at least 1 and dim a multiple of "
-                f"num_heads: {self}"
-            )
+        check_heads(self)
 
     @property
     def receptive_field(self) -> int:
@@ -92,9 +85,7 @@ class SASRec(SequenceEncoder):
     config: SASRecConfig
 
     def __init__(self, config: SASRecConfig, num_rows: int) -> None:
-        super().__init__()
-        self.config = config
-        self.items = nn.Embedding(num_rows, config.dim)
+        super().__init__(config, num_rows)
         self.positions = nn.Embedding(config.window, config.dim)
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=0.02)
@@ -106,11 +97,6 @@ class SASRec(SequenceEncoder):
             for _ in range(config.num_layers)
         )
         self.final_norm = nn.LayerNorm(config.dim)
-
-    @classmethod
-    def build(cls, preset: str, num_rows: int, **settings: Any) -> Self:
-        """Return an untrained model for a catalogue: a preset with `settings` of its config."""
-        return cls(replace(PRESETS[preset], **settings), num_rows)
 
     @property
     def state(self) -> StateShape:
@@ -148,10 +134,6 @@ class SASRec(SequenceEncoder):
         """Return the user vectors (B, D) after one more event; `cache` holds the rows (S, W)."""
         rows_BW, count_B = window_after(cache[0][slot_B], row_B, length_B)
         return (newest(self._read(table_ND[rows_BW]), count_B),)
-
-    def item(self, rows_M: Tensor, table_ND: Tensor) -> Tensor:
-        """Return the output-side vectors (M, D) of catalogue rows."""
-        return item_side(table_ND[rows_M], self.config.temperature)
 
     def _read(self, x_BLD: Tensor) -> Tensor:
         """Return the user vector (B, L, D) after each of at most W events."""
