@@ -26,14 +26,14 @@ def fold_in_scorer(tensors: Tensors) -> Scorer:
     A user without known events gets the same score for every item, which ranks as a miss.
 
     >>> eye = np.eye(3, 2, -1, dtype=np.float32)
-    >>> fold_in = {"factors": eye, "base": np.zeros((2, 2)), "ridge": np.ones(3)}
+    >>> fold_in = {"base": np.zeros((2, 2)), "ridge": np.ones(3)}
     >>> tensors = {"items": {"vectors": eye}, "fold_in": {**fold_in, "fade": np.ones(1)}}
     >>> visit = History(np.array([2], np.int32), np.array([10]))
     >>> fold_in_scorer(tensors)([visit], np.array([20])).argmax()
     np.int64(2)
     """
     vectors_ND = np.asarray(tensors["items"]["vectors"], np.float32)
-    fold_in = FoldIn.from_tensors(tensors["fold_in"], dim=vectors_ND.shape[1])
+    fold_in = FoldIn.from_tensors(tensors["fold_in"], vectors_ND)
     nothing = np.zeros(vectors_ND.shape[1], np.float32)
 
     def score(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -27,64 +27,62 @@ from numpy.typing import NDArray
 from ouzel.events.interactions import History
 from ouzel.features.recency import weighted_rows
 
-_TENSORS = ("factors", "base", "ridge", "fade")
+_TENSORS = ("base", "ridge", "fade")
 
 
 class FoldIn:
     """Makes vectors of histories; whatever happens to a history is in its next vector.
 
-    `ridge` (3,) are `l2`, `offset` and `power`. If item vectors are one longer than the factors,
-    their last entry is a bias, which every user takes once.
+    `vectors_ND` are those of the items, `ridge` (3,) are `l2`, `offset` and `power`.
 
-    >>> fold_in = FoldIn(np.eye(3, 2, -1), np.zeros((2, 2)), np.array([1.0, 0, 1]), 1.0, dim=2)
+    >>> fold_in = FoldIn(np.eye(3, 2, -1), np.zeros((2, 2)), np.array([1.0, 0, 1]), 1.0)
     >>> fold_in.vector(np.array([1], np.int32))
     array([0.5, 0. ], dtype=float32)
     """
 
     def __init__(
         self,
-        factors_ND: NDArray[np.floating],
+        vectors_ND: NDArray[np.floating],
         base_DD: NDArray[np.floating],
         ridge: NDArray[np.floating],
         fade: float,
-        *,
-        dim: int,
     ) -> None:
-        self.dim = dim
-        self._factors_ND = factors_ND
+        self.dim = vectors_ND.shape[1]
+        self._vectors_ND = vectors_ND
         self._base_DD = base_DD.astype(np.float64)
         self._l2, self._offset, self._power = (float(part) for part in ridge)
         self._fade = fade
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], *, dim: int) -> Self:
-        """Return what a Bundle describes, for item vectors of size `dim`.
+    def from_tensors(
+        cls, tensors: Mapping[str, NDArray[Any]], vectors_ND: NDArray[np.floating]
+    ) -> Self:
+        """Return what a Bundle describes, over its item vectors.
 
         Raises:
             ValueError: a tensor is missing or does not fit the others.
         """
         if missing := [name for name in _TENSORS if name not in tensors]:
             raise ValueError(f"tensor {missing[0]!r} is missing: the file is damaged")
-        factors, base, ridge, fade = (tensors[name] for name in _TENSORS)
-        width = factors.shape[1] if factors.ndim == 2 else -1
-        fits = base.shape == (width, width) and ridge.shape == (3,) and fade.shape == (1,)
-        if not fits or dim not in (width, width + 1):
+        base, ridge, fade = (tensors[name] for name in _TENSORS)
+        dim = vectors_ND.shape[1]
+        if (base.shape, ridge.shape, fade.shape) != ((dim, dim), (3,), (1,)):
             raise ValueError(
                 "the tensors of the fold-in do not fit each other: the file is damaged"
             )
-        return cls(factors, base, ridge, float(fade[0]), dim=dim)
+        return cls(vectors_ND, base, ridge, float(fade[0]))
 
     def vector(self, rows_n: NDArray[np.int32]) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a history, oldest first; None if nothing in it is known."""
-        rows, weights = weighted_rows(rows_n, num_rows=len(self._factors_ND), fade=self._fade)
+        rows, weights = weighted_rows(rows_n, num_rows=len(self._vectors_ND), fade=self._fade)
         if not len(rows):
             return None
-        factors = self._factors_ND[rows].astype(np.float64)
-        weighted = factors * weights[:, None]
-        left = weighted.T @ factors + self._base_DD
+        vectors = self._vectors_ND[rows].astype(np.float64)
+        weighted = vectors * weights[:, None]
+        left = weighted.T @ vectors + self._base_DD
         left[np.diag_indices_from(left)] += self._l2 * (weights.sum() + self._offset) ** self._power
-        vector = np.linalg.solve(left, weighted.sum(axis=0)).astype(np.float32)
-        return np.append(vector, np.float32(1)) if self.dim > len(vector) else vector
+        vector: NDArray[np.float32] = np.linalg.solve(left, weighted.sum(axis=0)).astype(np.float32)
+        return vector
 
     def query_session(self, history: History, now_ms: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a history; `now_ms` is for models that know of time."""

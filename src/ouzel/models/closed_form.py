@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.features.matrix import Matrix
-from ouzel.features.recency import fade_of, weighted_rows
+from ouzel.features.recency import fade_of
 from ouzel.models.about import About
 
 
@@ -72,21 +72,6 @@ class ClosedForm(ABC):
     def num_rows(self) -> int:
         """Return N."""
         return len(self.weights.offsets_N1) - 1
-
-    def scores(self, rows_n: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Return the score (N,) of every catalogue row for a history, oldest event first.
-
-        -inf is for rows that nothing in the history speaks of.
-        """
-        scores_N, told_N = np.zeros(self.num_rows), np.zeros(self.num_rows, np.bool_)
-        fade = fade_of(self.config.half_life)
-        rows, weights = weighted_rows(rows_n, num_rows=self.num_rows, fade=fade)
-        for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
-            span = slice(*self.weights.offsets_N1[row : row + 2])
-            scores_N[self.weights.rows_W[span]] += weight * self.weights.values_W[span]
-            told_N[self.weights.rows_W[span]] = True
-        scores_N[~told_N] = -np.inf
-        return scores_N
 
     def tensors(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return what a Bundle holds of the model: `ouzel.retrieval.item_item` reads it."""

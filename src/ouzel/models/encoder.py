@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ouzel.features.matrix import Matrix
-from ouzel.features.recency import fade_of, weighted_rows
+from ouzel.features.recency import fade_of
 from ouzel.models.about import About
 
 
@@ -99,38 +99,18 @@ class Encoder(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def encode(self, rows_n: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Return the vector (D,) folded in from a history, oldest event first; zeros if unknown.
-
-        Rows that the model does not know are passed over; a row counts once, where it was last.
-        """
-        ridge = self.ridge()
-        items = self.items.weight.detach().numpy().astype(np.float64)
-        fade = fade_of(self.config.half_life)
-        rows, weights = weighted_rows(rows_n, num_rows=len(items), fade=fade)
-        size = ridge.l2 * (weights.sum() + ridge.offset) ** ridge.power
-        left = ridge.base.numpy().astype(np.float64) + size * np.eye(self.config.dim)
-        right = np.zeros(self.config.dim)
-        for row, weight in zip(rows.tolist(), weights.tolist(), strict=True):
-            left += weight * np.outer(items[row], items[row])
-            right += weight * items[row]
-        return np.asarray(np.linalg.solve(left, right))
-
-    @torch.no_grad()
     def tensors(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return what a Bundle holds of the model, by file and name.
 
         "items" has the `vectors` (N, D), "fold_in" what `ouzel.inference.fold_in` reads.
         """
         ridge = self.ridge()
-        factors = self.items.weight.detach().numpy().copy()
         fold_in = {
-            "factors": factors,
             "base": ridge.base.numpy(),
             "ridge": np.array([ridge.l2, ridge.offset, ridge.power]),
             "fade": np.array([fade_of(self.config.half_life)]),
         }
-        return {"items": {"vectors": factors}, "fold_in": fold_in}
+        return {"items": {"vectors": self.items.weight.detach().numpy().copy()}, "fold_in": fold_in}
 
 
 def check_factors(config: EncoderConfig) -> None:

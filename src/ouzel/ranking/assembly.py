@@ -238,7 +238,7 @@ def _finding(
         return [AddWeights(ItemItem.from_tensors(bundle.tensors("item_item")))]
     vectors_ND = bundle.tensors("items")["vectors"]
     if kind == "encoder":
-        fold_in = FoldIn.from_tensors(bundle.tensors("fold_in"), dim=vectors_ND.shape[1])
+        fold_in = FoldIn.from_tensors(bundle.tensors("fold_in"), vectors_ND)
         return [
             FoldInUser(fold_in),
             SearchIndex(item_index(vectors_ND, fold_in, samples, chosen)),

@@ -168,5 +168,5 @@ def _index_record(fitted: _Fitted, interactions: Interactions) -> IndexRecord | 
     if fitted.kind != "encoder":
         return None
     vectors_ND = fitted.tensors["items"]["vectors"]
-    fold_in = FoldIn.from_tensors(fitted.tensors["fold_in"], dim=vectors_ND.shape[1])
+    fold_in = FoldIn.from_tensors(fitted.tensors["fold_in"], vectors_ND)
     return automatic_record(vectors_ND, asked_by(spread_histories(interactions), fold_in))

@@ -311,8 +311,7 @@ def _asking(bundle: Bundle) -> Graphs | FoldIn:
             f"{bundle.manifest.model} adds up weights from item to item: it has no index to choose"
         )
     if bundle.manifest.kind == "encoder":
-        dim = bundle.tensors("items")["vectors"].shape[1]
-        return FoldIn.from_tensors(bundle.tensors("fold_in"), dim=dim)
+        return FoldIn.from_tensors(bundle.tensors("fold_in"), bundle.tensors("items")["vectors"])
     return Graphs.of(bundle)
 
 

@@ -49,17 +49,16 @@ def check_heads(config: Headed) -> None:
         ValueError: they cannot.
 
     >>> from types import SimpleNamespace
-    >>> check_heads(SimpleNamespace(dim=5, num_heads=2, num_layers=1, window=9))
+    >>> odd = SimpleNamespace(dim=5, num_heads=2, num_layers=1, window=9)
+    >>> check_heads(odd)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: dim is 5, num_heads is 2: give a dim that is a multiple of num_heads
+    ValueError: dim 5, num_heads 2, num_layers 1, window 9 must be at least 1 and dim a multiple ...
     """
-    for name in ("dim", "num_heads", "num_layers", "window"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
-    if config.dim % config.num_heads:
-        told = f"dim is {config.dim}, num_heads is {config.num_heads}"
-        raise ValueError(f"{told}: give a dim that is a multiple of num_heads")
+    sizes = {name: getattr(config, name) for name in ("dim", "num_heads", "num_layers", "window")}
+    if min(sizes.values()) < 1 or config.dim % config.num_heads:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"{told} must be at least 1 and dim a multiple of num_heads")
 
 
 def attend_window(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Tensor:
