@@ -198,6 +198,10 @@ def test_a_log_of_version_1_is_brought_up_to_date(
         "UPDATE histories SET timestamp_ms = timestamp_ms + 1",
         "INSERT INTO histories VALUES (0, 9, 99, 1)",
         "UPDATE fold SET done = 29, until = 29",
+        # One too many, which readers would find a second time, and one missing.
+        "UPDATE histories SET (user, timestamp_ms, offset, row) = (SELECT user, timestamp_ms,"
+        f" offset, row FROM events WHERE {log_schema.HISTORY_ROWS} ORDER BY offset DESC LIMIT 1)"
+        " WHERE offset = (SELECT min(offset) FROM histories)",
     ],
 )
 def test_histories_that_differ_from_the_events_are_damage(

@@ -6,6 +6,8 @@ D = vector size, F = a line of the ranker's item table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,13 +53,10 @@ def ranked_scorer(
         scores_BN = np.asarray(query_BD @ vectors_ND.T, np.float32)
         unseen_BN = unseen_scores(scores_BN, [history.rows for history in histories])
         best = [top_k(scores_N, breadth) for scores_N in unseen_BN]
-        candidates_BK = np.zeros((len(best), max(map(len, best))), np.int64)
-        for line_K, rows in zip(candidates_BK, best, strict=True):
-            line_K[: len(rows)] = rows
         logits_BKA = graphs.rank(
             query_BD=query_BD,
             now_B=now_B,
-            candidates_BK=candidates_BK,
+            candidates_BK=_padded(best),
             tables=tables,
             length_B=scratch.length_S[slot_B],
             slot_B=slot_B,
@@ -79,3 +78,11 @@ def ranked_scorer(
         return scores_BN
 
     return score
+
+
+def _padded(rows: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
+    """Return rows as lines (B, K), padded with 0."""
+    rows_BK = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for line_K, of_one in zip(rows_BK, rows, strict=True):
+        line_K[: len(of_one)] = of_one
+    return rows_BK

@@ -26,8 +26,9 @@ _PROMISES = {
 }
 _PROMISES_2 = {
     "histories are not those of the events": (
-        "SELECT NOT EXISTS (SELECT 1 FROM histories h LEFT JOIN events e ON e.offset = h.offset"
-        " WHERE e.user IS NOT h.user OR e.row IS NOT h.row OR e.timestamp_ms IS NOT h.timestamp_ms)"
+        "SELECT NOT EXISTS (SELECT 1 FROM histories h WHERE NOT EXISTS (SELECT 1 FROM fold CROSS"
+        " JOIN events e WHERE e.offset = h.offset AND e.user = h.user AND e.row = h.row"
+        f" AND e.timestamp_ms = h.timestamp_ms AND {HISTORY_ROWS} AND {FOLDED}))"
         " AND (SELECT count(*) FROM histories) = (SELECT count(*) FROM fold CROSS JOIN events"
         f" NOT INDEXED WHERE {HISTORY_ROWS} AND {FOLDED})"
     ),

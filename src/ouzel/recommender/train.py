@@ -131,6 +131,19 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     ValueError: there are no events to split: give at least one
     """
     torch.set_num_threads(usable_threads())
+    interactions, split, provenance = _data_of(home, options)
+    if kind_of(model_named(options.model)) == "sequence":
+        trained = _train_sequence(home, split, interactions, options, provenance, progress)
+    else:
+        trained = Trained(
+            *train_by_history(home, split, interactions, options, provenance, progress)
+        )
+    home.store().promote(trained.bundle.digest)
+    return trained
+
+
+def _data_of(home: Home, options: TrainOptions) -> tuple[Interactions, Split, Provenance]:
+    """Return all events of the home's log, how they are split, and what a manifest says of them."""
     with home.log() as log:
         offset = log.last_offset()
         interactions = log.interactions(until_offset=offset)
@@ -142,25 +155,27 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
             num_users=interactions.num_users,
         )
         catalogue_digest = log.catalog.digest(interactions.num_rows)
+    features = {"preset": options.preset, "split": options.split}
     provenance = Provenance(
-        features={
-            "preset": options.preset,
-            "split": options.split,
-            "until_offset": offset,
-            "refit": False,
-        },
+        features={**features, "until_offset": offset, "refit": False},
         catalogue_digest=catalogue_digest,
         data=data,
         metrics=[],
         seed=options.seed,
         parent=None,
     )
-    if kind_of(model_named(options.model)) != "sequence":
-        bundle, rows, result = train_by_history(
-            home, split, interactions, options, provenance, progress
-        )
-        home.store().promote(bundle.digest)
-        return Trained(bundle, rows, result)
+    return interactions, split, provenance
+
+
+def _train_sequence(
+    home: Home,
+    split: Split,
+    interactions: Interactions,
+    options: TrainOptions,
+    provenance: Provenance,
+    progress: Progress,
+) -> Trained:
+    """Return a sequence model that is trained, exported, measured and published."""
     model, result = fit_split(home, split, options, progress)
     ranker, ranked = None, None
     if options.ranker:
@@ -181,7 +196,6 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     bundle = publish(home, exported, interactions, provenance)
     if options.refit:
         bundle = _refit(home, interactions, options, (result, ranked), bundle, progress)
-    home.store().promote(bundle.digest)
     return Trained(bundle, rows, result)
 
 
