@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
+from ouzel.inference.appending import Appending
 from ouzel.inference.audit import AUDIT_TOLERANCE, Audit
 from ouzel.inference.encoding import (
     ENCODE_BATCH,
@@ -34,6 +36,8 @@ from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool
 from ouzel.inference.rebuild import later_events
 from ouzel.inference.shared import Directory, SharedStates
+
+Array = NDArray[Any]
 
 
 @dataclass
@@ -130,6 +134,52 @@ class UserStates:
     def drain(self, most: int) -> int:
         """Append what was noted for up to `most` users; return for how many more there is some."""
         self._apply_pending(list(islice(self._pending, most)))
+        return len(self._pending)
+
+    def begin_append(self, most: int) -> Appending | None:
+        """Return the oldest event that was noted, of up to `most` users; None if there is none.
+
+        Its `run()` may go on in another thread, while this one asks and notes.
+        """
+        users = list(islice(self._pending, most))
+        if not users:
+            return None
+        slots_B = np.array([self.pool.slot(user) for user in users], np.int64)
+        events = np.array([self._pending[user][0] for user in users], np.int64)
+        return Appending(
+            self._graphs,
+            self.pool.cache,
+            users,
+            slots_B,
+            epoch_B=self.pool.epoch_S[slots_B],
+            length_B=self.pool.length_S[slots_B],
+            row_B=events[:, 0],
+            time_B=events[:, 1],
+        )
+
+    def end_append(self, begun: Appending, fresh: Sequence[Array]) -> int:
+        """Put what `begun.run()` gave into the states; return for how many users more is noted.
+
+        A state that was written meanwhile is left as it is.
+        """
+        kept_B = self.pool.epoch_S[begun.slots_B] == begun.epoch_B
+        for index, user in enumerate(begun.users):
+            pending = self._pending.get(user)
+            if not pending or self.slot(user) != begun.slots_B[index]:
+                kept_B[index] = False
+            elif kept_B[index]:
+                pending.pop(0)
+                if not pending:
+                    del self._pending[user]
+        self.pool.extend(
+            begun.slots_B[kept_B],
+            [array[kept_B] for array in fresh],
+            begun.row_B[kept_B],
+            begun.time_B[kept_B],
+        )
+        self.stats.appends += int(kept_B.sum())
+        for index in np.flatnonzero(kept_B).tolist():
+            self._publish(begun.users[index])
         return len(self._pending)
 
     @property

@@ -28,6 +28,7 @@ from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
 from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES, Cache
 from ouzel.serving.child import core_numbers
+from ouzel.serving.draining import Draining
 from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
@@ -44,18 +45,6 @@ logger = logging.getLogger(__name__)
 
 AUDIT_SECONDS = 5.0
 """How often the state of one live user is compared with a full re-encode."""
-
-DRAIN_SECONDS = 0.002
-"""How long an event may gather company before it is appended to its user's state unasked."""
-
-DRAIN_USERS = 16
-"""Most states that are brought up to date at once: less than a millisecond's work."""
-
-DRAIN_MANY = 32
-"""As many at once, without a pause, while over `MANY_BEHIND` wait: a fifth less work for each."""
-
-MANY_BEHIND = 256
-"""States that lack an event while events come in batches, and hardly ever otherwise."""
 
 NEWEST_EVENTS = 50_000
 """How far back in the log the trending list begins: a tenth of a second's reading."""
@@ -133,7 +122,7 @@ class Engine:
         self._other_cores = set(core_numbers()[parts.workers :])
         self._scanning: ScanWorker | None = None
         self._audits: asyncio.Task[None] | None = None
-        self._draining: asyncio.TimerHandle | None = None
+        self._draining = Draining(parts.states, self._other_cores)
         self._renewing: asyncio.Task[None] | None = None
         self._late_titles: list[tuple[int, str]] = []
         self._random = random.Random()
@@ -170,9 +159,10 @@ class Engine:
         """Write what waits, then close the log."""
         self.ready = False
         self.stream.close()
-        for task in (self._audits, self._renewing, self._draining):
+        for task in (self._audits, self._renewing):
             if task is not None:
                 task.cancel()
+        self._draining.close()
         if self._encoder is not None:
             self._encoder.close()
         if self._scanning is not None:
@@ -251,29 +241,14 @@ class Engine:
                     self._trending.observe(receipt.row, event.timestamp_ms)
             self._visitors.apply(self._states, events, receipts, ticket)
             self._prefetch(events, receipts)
-            if self._draining is None:
-                loop = asyncio.get_running_loop()
-                self._draining = loop.call_later(DRAIN_SECONDS, self._drain)
+            if self._states.behind:
+                self._draining.soon()
         except Exception:
             # The log has the events: what is made anew from it has them too.
             for user in {receipt.user for receipt in receipts}:
                 self._visitors.drop(user)
                 self._states.forget(user)
             raise
-
-    def _drain(self) -> None:
-        """Append noted events to states in quiet moments; who asks sooner does not wait for it."""
-        self._draining = None
-        try:
-            many = self._states.behind > MANY_BEHIND
-            left = self._states.drain(DRAIN_MANY if many else DRAIN_USERS)
-        except Exception:
-            logger.exception("states could not be brought up to date: they are made anew")
-            left = 1
-        if left:
-            loop = asyncio.get_running_loop()
-            pause = 0.0 if left > MANY_BEHIND else DRAIN_SECONDS
-            self._draining = loop.call_later(pause, self._drain)
 
     def _prefetch(self, events: Sequence[Event], receipts: Sequence[Written]) -> None:
         """Have the states made of users who begin to do something: they are likely to ask next."""
