@@ -67,7 +67,7 @@ def test_the_index_is_tuned_by_whom_the_server_tunes_it_with(tmp_path, monkeypat
 
     monkeypatch.setattr(served, "automatic_engine", engine)
     monkeypatch.setattr("ouzel.ranking.assembly.automatic_engine", engine)
-    monkeypatch.setattr("ouzel.ranking.assembly._approximate", lambda *shape: ExactIndex)
+    monkeypatch.setattr("ouzel.ranking.assembly._approximate", lambda *shape: (ExactIndex,))
     home_row(tmp_path / "home", work)
     open_home(tmp_path / "home", state_bytes=1 << 20).log.close()
     ours, servers = asked

@@ -35,12 +35,16 @@ from ouzel.retrieval.item_item import ItemItem
 from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.scan import ScanIndex
+from ouzel.retrieval.scan_lists import ScanListsIndex
 from ouzel.retrieval.tuning import tune
 from ouzel.retrieval.types import distinct_rows
 from ouzel.retrieval.vmis import VMISkNN
 
 EXACT_ROWS = 4_000
 """Up to here exact search and a scan of codes take under 0.1 ms a query, either of them."""
+
+LISTS_ROWS = 300_000
+"""Up to here a scan of all codes, which passes share, takes no longer than one of the nearest."""
 
 EXACT_ROWS_WITHOUT_KERNEL = 20_000
 """Up to here it is as fast as product codes."""
@@ -129,7 +133,7 @@ def item_index(
     """
     if chosen is not None:
         return LiveIndex(chosen.engine(vectors_ND))
-    large = _approximate(*vectors_ND.shape) is not None
+    large = bool(_approximate(*vectors_ND.shape))
     asked = [
         (states.query_session(history, int(history.times_ms[-1])), distinct_rows(history.rows))
         for history in (samples if large else ())
@@ -153,20 +157,23 @@ def automatic_engine(
     >>> automatic_engine(vectors_ND, vectors_ND[1:2], [np.array([1], np.int32)]).name
     'exact'
     """
-    quick, exact = _approximate(*vectors_ND.shape), ExactIndex(vectors_ND)
-    if quick is None or not len(queries_BD):
-        return exact
-    index = quick(vectors_ND)
-    tune(index, exact, queries_BD, recall=RECALL, exclude=seen)
-    return index if index.recall >= RECALL else exact
+    exact = ExactIndex(vectors_ND)
+    for quick in _approximate(*vectors_ND.shape) if len(queries_BD) else ():
+        index = quick(vectors_ND)
+        tune(index, exact, queries_BD, recall=RECALL, exclude=seen)
+        if index.recall >= RECALL:
+            return index
+    return exact
 
 
-def _approximate(num_rows: int, dim: int) -> type[Engine] | None:
-    """Return the engine that is worth a try for so many rows, None: exact search is as fast."""
+def _approximate(num_rows: int, dim: int) -> tuple[type[Engine], ...]:
+    """Return the engines worth a try for so many rows, best first; none: exact is as fast."""
     if ScanIndex.works():
-        return ScanIndex if num_rows > EXACT_ROWS else None
+        if num_rows > LISTS_ROWS:
+            return ScanListsIndex, ScanIndex
+        return (ScanIndex,) if num_rows > EXACT_ROWS else ()
     large = num_rows > EXACT_ROWS_WITHOUT_KERNEL and not ProductIndex.why_not(num_rows, dim)
-    return ProductIndex if large else None
+    return (ProductIndex,) if large else ()
 
 
 def sample_histories(log: EventLog, most: int = SAMPLES) -> list[History]:

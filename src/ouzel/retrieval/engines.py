@@ -11,10 +11,12 @@ from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.faiss import FlatIndex, GraphIndex, ListsIndex, ProductIndex, ScalarIndex
 from ouzel.retrieval.index import Engine
 from ouzel.retrieval.scan import ScanIndex
+from ouzel.retrieval.scan_lists import ScanListsIndex
 
 ENGINES: tuple[type[Engine], ...] = (
     ExactIndex,
     ScanIndex,
+    ScanListsIndex,
     FlatIndex,
     ScalarIndex,
     ProductIndex,

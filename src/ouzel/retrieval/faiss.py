@@ -44,6 +44,9 @@ FEW_SHOWN = 0.05
 POINTS_A_CENTRE = 39
 """FAISS warns of codes that were learned from fewer vectors for each of their values."""
 
+ROUNDS = 10
+"""Of k-means."""
+
 PRODUCT_VALUES = 16
 LISTS_A_ROOT = 2
 """Inverted lists for each unit of the square root of N."""
@@ -318,6 +321,24 @@ class GraphIndex(FaissIndex):
         chosen = _LIBRARY.SearchParametersHNSW(efSearch=max(self.effort, width))
         _, found_BW = self._codes.search(queries_BD, width, params=chosen)
         return np.asarray(found_BW, np.int64)
+
+
+def centres_of(vectors_ND: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return the means (count, D) that k-means finds in a sample of vectors, always the same.
+
+    >>> corners = np.repeat(np.array([[9, 0], [0, 9]], np.float32), 50, axis=0)
+    >>> sorted(centres_of(corners, 2).round().tolist())
+    [[0.0, 9.0], [9.0, 0.0]]
+    """
+    faiss.omp_set_num_threads(1)
+    rng = np.random.default_rng(0)
+    most = min(len(vectors_ND), count * POINTS_A_CENTRE)
+    sample = np.sort(rng.choice(len(vectors_ND), most, replace=False))
+    means = faiss.Kmeans(
+        vectors_ND.shape[1], count, niter=ROUNDS, seed=1, min_points_per_centroid=1
+    )
+    means.train(np.ascontiguousarray(vectors_ND[sample]))
+    return np.asarray(means.centroids, np.float32)
 
 
 def _too_few(num_rows: int, centres: int) -> str:

@@ -44,26 +44,26 @@ bool better(const Found &a, const Found &b) {
     return a.sum != b.sum ? a.sum > b.sum : a.row < b.row;
 }
 
-// The best W rows of one query; they are offered in rising order. `banned` is sorted.
+// The best W rows of one query. `banned` is sorted; `place_rows` tells the row at each place of the
+// codes, and null that they are the same.
 class Best {
   public:
     Best(int64_t width, int64_t num_rows, const int32_t *banned, const int32_t *banned_end,
-         const uint8_t *hidden)
+         const uint8_t *hidden, const int32_t *place_rows)
         : width_(width), num_rows_(num_rows), banned_(banned), banned_end_(banned_end),
-          hidden_(hidden) {
+          hidden_(hidden), place_rows_(place_rows) {
         found_.reserve(4 * width + 4 * LANES);
     }
 
     // Only a sum above it can matter.
     int32_t mark() const { return mark_; }
 
-    void offer(const int32_t *sums, uint32_t lanes, int64_t first_row) {
+    void offer(const int32_t *sums, uint32_t lanes, int64_t first_place) {
         for (; lanes; lanes &= lanes - 1) {
             const int lane = __builtin_ctz(lanes);
-            const int64_t row = first_row + lane;
-            while (banned_ != banned_end_ && *banned_ < row) ++banned_;
-            const bool is_banned = banned_ != banned_end_ && *banned_ == row;
-            if (row > 0 && row < num_rows_ && !is_banned && !(hidden_ && hidden_[row]))
+            const int64_t place = first_place + lane;
+            const int64_t row = place_rows_ ? place_rows_[place] : place;
+            if (row > 0 && row < num_rows_ && !(hidden_ && hidden_[row]) && !is_banned(row))
                 found_.push_back({sums[lane], static_cast<int32_t>(row)});
         }
         if (static_cast<int64_t>(found_.size()) >= 4 * width_) shrink();
@@ -75,24 +75,32 @@ class Best {
     }
 
   private:
+    bool is_banned(int64_t row) {
+        if (place_rows_) return std::binary_search(banned_, banned_end_, row);
+        // Rows rise with their places: what is behind stays behind.
+        while (banned_ != banned_end_ && *banned_ < row) ++banned_;
+        return banned_ != banned_end_ && *banned_ == row;
+    }
+
     void shrink() {
         if (static_cast<int64_t>(found_.size()) <= width_) return;
         std::nth_element(found_.begin(), found_.begin() + (width_ - 1), found_.end(), better);
         found_.resize(width_);
-        // Who comes later with an equal sum has a higher row, and loses.
+        // Who comes later with an equal sum loses: without lists that is the higher row.
         mark_ = found_.back().sum;
     }
 
     int64_t width_, num_rows_;
     const int32_t *banned_, *banned_end_;
     const uint8_t *hidden_;
+    const int32_t *place_rows_;
     int32_t mark_ = std::numeric_limits<int32_t>::min();
     std::vector<Found> found_;
 };
 
 // Q queries against S neighbouring blocks at a time: enough sums under way to hide latencies.
 template <int Q, int S>
-OUZEL_VNNI void scan(const uint8_t *codes, int64_t num_blocks, int64_t groups,
+OUZEL_VNNI void scan(const uint8_t *codes, int64_t first_block, int64_t end_block, int64_t groups,
                      const int32_t *queries, Best *best) {
     std::vector<int32_t> packed(groups * Q);  // beside each other, what is read together
     for (int64_t g = 0; g < groups; ++g)
@@ -101,7 +109,7 @@ OUZEL_VNNI void scan(const uint8_t *codes, int64_t num_blocks, int64_t groups,
     for (int q = 0; q < Q; ++q) marks[q] = best[q].mark();
     const int64_t block_bytes = groups * GROUP_BYTES;
     alignas(64) int32_t sums[LANES];
-    for (int64_t block = 0; block < num_blocks; block += S) {
+    for (int64_t block = first_block; block < end_block; block += S) {
         __m512i acc[Q][S];
         OUZEL_UNROLL for (int q = 0; q < Q; ++q)
             OUZEL_UNROLL for (int s = 0; s < S; ++s) acc[q][s] = _mm512_setzero_si512();
@@ -148,6 +156,9 @@ float inner(const float *a, const float *b, int64_t dim) {
 // query b are those from banned_from[b] to banned_from[b + 1], sorted; so are those where
 // hidden[b] (N), unless it is null, is not 0. It writes rows and scores
 // (B, K), best first, ties by lower row; where fewer are found the rest stays as it is.
+// Where codes lie in lists, place_rows (blocks x 16) has the row at each place, 0 for none, and
+// query b looks at the ranges from ranges_from[b] to ranges_from[b + 1] alone: the first block of
+// each and the one behind its last, multiples of 4. Without lists both are null.
 struct Search {
     const uint8_t *codes;
     int64_t num_blocks;
@@ -164,6 +175,9 @@ struct Search {
     int64_t k;
     int32_t *rows;
     float *scores;
+    const int32_t *place_rows;
+    const int64_t *ranges;
+    const int64_t *ranges_from;
 };
 
 void run(const Search &search) {
@@ -172,17 +186,23 @@ void run(const Search &search) {
     best.reserve(search.num_queries);
     for (int64_t b = 0; b < search.num_queries; ++b)
         best.emplace_back(search.width, search.num_rows, search.banned + search.banned_from[b],
-                          search.banned + search.banned_from[b + 1], search.hidden[b]);
+                          search.banned + search.banned_from[b + 1], search.hidden[b],
+                          search.place_rows);
     int64_t b = 0;
     const auto queries = [&](int64_t from) { return search.query_codes + from * groups; };
+    // Each query has lists of its own, so they share no reading.
+    for (; search.ranges && b < search.num_queries; ++b)
+        for (int64_t i = search.ranges_from[b]; i < search.ranges_from[b + 1]; ++i)
+            scan<1, 4>(search.codes, search.ranges[2 * i], search.ranges[2 * i + 1], groups,
+                       queries(b), &best[b]);
     for (; b + 8 <= search.num_queries; b += 8)
-        scan<8, 2>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+        scan<8, 2>(search.codes, 0, search.num_blocks, groups, queries(b), &best[b]);
     for (; b + 4 <= search.num_queries; b += 4)
-        scan<4, 4>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+        scan<4, 4>(search.codes, 0, search.num_blocks, groups, queries(b), &best[b]);
     for (; b + 2 <= search.num_queries; b += 2)
-        scan<2, 4>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+        scan<2, 4>(search.codes, 0, search.num_blocks, groups, queries(b), &best[b]);
     for (; b < search.num_queries; ++b)
-        scan<1, 4>(search.codes, search.num_blocks, groups, queries(b), &best[b]);
+        scan<1, 4>(search.codes, 0, search.num_blocks, groups, queries(b), &best[b]);
     std::vector<std::pair<float, int32_t>> exact;
     for (b = 0; b < search.num_queries; ++b) {
         exact.clear();
@@ -282,7 +302,7 @@ int ouzel_scan_works() {
 }
 
 // Who was built for another layout of a search must not call.
-int64_t ouzel_scan_bytes() { return 2 * sizeof(Search); }
+int64_t ouzel_scan_bytes() { return 3 * sizeof(Search); }
 
 // Returns 0 if there was not enough memory.
 int ouzel_scan(const void *search) { return runs(*static_cast<const Search *>(search)); }

@@ -41,12 +41,17 @@ SPARE = 2
 """At least this many times as many rows are scored as are asked for."""
 
 LANES = 16
-LAYOUT = 2
+LAYOUT = 3
 """Changes with what the functions of the kernel take."""
 
 _BLOCKS_AT_ONCE = 4
+PLACES_AT_ONCE = LANES * _BLOCKS_AT_ONCE
+"""Places of the codes that are read together."""
 _LARGEST = 127
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
+
+Lists = tuple[NDArray[np.int32] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]
+"""`place_rows`, `ranges` and `ranges_from` of `Search` in `scan.cpp`."""
 
 
 class ScanIndex:
@@ -75,10 +80,10 @@ class ScanIndex:
         check_vectors(vectors_ND)
         self._vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
         if tensors is None:
-            self._scale_D = np.abs(self._vectors_ND).max(axis=0, initial=0) / np.float32(_LARGEST)
+            self._scale_D = scale_of(self._vectors_ND)
             self._codes = packed_codes(self._vectors_ND, self._scale_D)
         else:
-            self._scale_D, self._codes = _kept(tensors, self._vectors_ND.shape)
+            self._scale_D, self._codes = kept_codes(tensors, self._vectors_ND.shape)
         self.effort = CANDIDATES
         self.recall = float("nan")
 
@@ -124,7 +129,7 @@ class ScanIndex:
                 `exclude` or `hidden` not one array per query.
         """
         begun = self.begin(queries_BD, k, exclude=exclude, hidden=hidden)
-        begun.failed = not _loaded().ouzel_scan(ctypes.byref(begun.arguments))
+        run_here(begun)
         return begun.result()
 
     def begin(
@@ -153,6 +158,7 @@ class ScanIndex:
         ends = np.array([0, *accumulate(map(len, banned))], np.int64)
         rows_BK = np.zeros((count, k), np.int32)
         scores_BK = np.full((count, k), -np.inf, np.float32)
+        lists = self._lists(queries_BD, masks)
         arguments = _Arguments(
             self._codes.ctypes.data,
             len(self._codes),
@@ -165,13 +171,22 @@ class ScanIndex:
             banned_F.ctypes.data,
             ends.ctypes.data,
             addresses.ctypes.data,
-            min(num_rows, max(self.effort, SPARE * k)),
+            min(num_rows, self._width(k)),
             k,
             rows_BK.ctypes.data,
             scores_BK.ctypes.data,
+            *(0 if array is None else array.ctypes.data for array in lists),
         )
-        kept = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, addresses, masks)
-        return BegunScan(rows_BK, scores_BK, _address(), arguments, kept)
+        read = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, addresses, masks)
+        return BegunScan(rows_BK, scores_BK, _address(), arguments, (*read, *lists))
+
+    def _width(self, k: int) -> int:
+        """Return how many rows to score exactly for a list of k."""
+        return max(self.effort, SPARE * k)
+
+    def _lists(self, queries_BD: NDArray[np.float32], masks: Hidden) -> Lists:
+        """Return the row at each place of the codes, and which places each query looks at."""
+        return None, None, None
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a row, None if there is no such row."""
@@ -201,6 +216,9 @@ class _Arguments(ctypes.Structure):
         ("k", ctypes.c_int64),
         ("rows", ctypes.c_void_p),
         ("scores", ctypes.c_void_p),
+        ("place_rows", ctypes.c_void_p),
+        ("ranges", ctypes.c_void_p),
+        ("ranges_from", ctypes.c_void_p),
     )
 
 
@@ -209,7 +227,8 @@ class BegunScan:
     """A search under way: `kept` is what the kernel reads meanwhile, `failed` is set at its end.
 
     `function` is the address of the kernel, which takes that of `arguments`.
-    `complete` turns what the kernel found into the result, if there is more to it.
+    `widen` looks for more where too few were found, `complete` turns what the kernel found into the
+    result, if there is more to it.
     """
 
     rows_BK: NDArray[np.int32]
@@ -218,6 +237,7 @@ class BegunScan:
     arguments: ctypes.Structure
     kept: tuple[NDArray[np.generic] | Hidden | None, ...]
     failed: bool = False
+    widen: Callable[[NDArray[np.int32], NDArray[np.float32]], Found] | None = None
     complete: Callable[[NDArray[np.int32], NDArray[np.float32]], Found] | None = None
 
     def result(self) -> Found:
@@ -232,9 +252,19 @@ class BegunScan:
         """
         if self.failed:
             raise MemoryError("not enough memory for a search: ask for fewer results")
-        if self.complete is not None:
-            return self.complete(self.rows_BK, self.scores_BK)
-        return self.rows_BK, self.scores_BK
+        found: Found = self.rows_BK, self.scores_BK
+        for step in (self.widen, self.complete):
+            found = found if step is None else step(*found)
+        return found
+
+
+def run_here(begun: BegunScan) -> None:
+    """Do in this thread what was begun.
+
+    >>> if ScanIndex.works():
+    ...     run_here(ScanIndex(np.eye(2, dtype=np.float32)).begin(np.ones((1, 2), np.float32), 1))
+    """
+    begun.failed = not _loaded().ouzel_scan(ctypes.byref(begun.arguments))
 
 
 class Begun(Protocol):
@@ -333,23 +363,27 @@ class ScanWorker:
 
 
 def packed_codes(
-    vectors_ND: NDArray[np.float32], scale_D: NDArray[np.float32]
+    vectors_ND: NDArray[np.float32],
+    scale_D: NDArray[np.float32],
+    place_rows: NDArray[np.int32] | None = None,
 ) -> NDArray[np.uint8]:
     """Return the codes (blocks, G, 16, 4) of vectors, as `scan.cpp` reads them.
 
     They are `128 + round(v / scale)`: the 128 adds the same to every inner product of a query.
-    Padding up to whole blocks is 0.
+    Padding up to whole blocks is 0. `place_rows` says which row lies at each place; None: row n at
+    place n.
 
     >>> packed_codes(np.array([[1.0, -1.0]], np.float32), np.full(2, 0.5, np.float32))[0, 0, 0]
     array([130, 126,   0,   0], dtype=uint8)
     """
-    num_rows, dim = vectors_ND.shape
-    groups, at_once = -(-dim // 4), LANES * _BLOCKS_AT_ONCE
-    blocks = -(-num_rows // at_once) * _BLOCKS_AT_ONCE
+    dim = vectors_ND.shape[1]
+    places = len(vectors_ND) if place_rows is None else len(place_rows)
+    groups, blocks = -(-dim // 4), -(-places // PLACES_AT_ONCE) * _BLOCKS_AT_ONCE
     codes = np.zeros((blocks * LANES, groups * 4), np.uint8)
     divisor_D = np.where(scale_D > 0, scale_D, 1)
-    for start in range(0, num_rows, 1 << 16):
-        part = vectors_ND[start : start + (1 << 16)]
+    for start in range(0, places, 1 << 16):
+        here = slice(start, start + (1 << 16))
+        part = vectors_ND[here] if place_rows is None else vectors_ND[place_rows[here]]
         codes[start : start + len(part), :dim] = np.rint(part / divisor_D) + (_LARGEST + 1)
     return np.ascontiguousarray(codes.reshape(blocks, LANES, groups, 4).transpose(0, 2, 1, 3))
 
@@ -366,12 +400,30 @@ def query_codes(queries_BD: NDArray[np.float32], scale_D: NDArray[np.float32]) -
     return codes
 
 
-def _kept(
+def scale_of(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what one step of a code is worth in each dimension (D,).
+
+    >>> scale_of(np.array([[127.0, 0.0]], np.float32)).tolist()
+    [1.0, 0.0]
+    """
+    scale_D: NDArray[np.float32] = np.abs(vectors_ND).max(axis=0, initial=0) / np.float32(_LARGEST)
+    return scale_D
+
+
+def kept_codes(
     tensors: Mapping[str, NDArray[np.generic]], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return scale and codes of tensors that were made for vectors of this shape."""
+    """Return scale and codes of tensors that were made for so many places and dimensions.
+
+    Raises:
+        ValueError: they were not.
+
+    >>> tensors = {"scale": np.ones(1, np.float32), "codes": np.zeros((4, 1, 16, 4), np.uint8)}
+    >>> kept_codes(tensors, (9, 1))[1].shape
+    (4, 1, 16, 4)
+    """
     num_rows, dim = shape
-    blocks = -(-num_rows // (LANES * _BLOCKS_AT_ONCE)) * _BLOCKS_AT_ONCE
+    blocks = -(-num_rows // PLACES_AT_ONCE) * _BLOCKS_AT_ONCE
     wanted = {"codes": ((blocks, -(-dim // 4), LANES, 4), "u1"), "scale": ((dim,), "<f4")}
     for name, (size, kind) in wanted.items():
         tensor = tensors.get(name)

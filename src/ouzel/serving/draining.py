@@ -29,7 +29,7 @@ MANY_USERS = 32
 MANY_BEHIND = 256
 """States that lack an event while events come in batches, and hardly ever otherwise."""
 
-USERS_BESIDE = 256
+USERS_BESIDE = 512
 """States that are brought up to date in one go beside the loop."""
 
 

@@ -1,0 +1,280 @@
+"""Int8 codes in lists of rows that lie near each other: a query reads the nearest lists alone.
+
+Reading all codes of ten million rows takes a core 50 ms; the lists that matter hold a few per cent
+of them. Centres of lists are learned by k-means from a sample. A row goes to the nearest centre of
+those near it: first the nearest of few groups of centres, then the nearest centre of that group,
+which costs a tenth of looking at all. A query reads the lists whose centres have the largest inner
+products with it, with the kernel of `scan.py`, then scores the best rows exactly.
+
+Cost: a query costs C D for the centres and `probes` N / C D for the codes, in bytes.
+
+References:
+    Jegou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search", TPAMI 2011 (its
+    inverted file).
+
+Shape legend: N = rows with the padding row 0, D = dimensions, C = lists, G = groups of lists,
+P = places of the codes, B = queries, K = results, R = ranges of places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouzel.retrieval.faiss import POINTS_A_CENTRE, centres_of
+from ouzel.retrieval.index import Excluded, Found, Hidden, check_vectors
+from ouzel.retrieval.scan import (
+    LANES,
+    PLACES_AT_ONCE,
+    SPARE,
+    BegunScan,
+    Lists,
+    ScanIndex,
+    kept_codes,
+    packed_codes,
+    run_here,
+    scale_of,
+)
+
+CANDIDATES = 64
+"""At least so many rows are scored exactly."""
+
+FIRST_PROBES = 16
+FEW_LISTS = 4
+"""Fewer lists than that are no lists."""
+
+ROWS_AT_ONCE = 1 << 16
+
+_FORMS: Mapping[str, tuple[int, str]] = {
+    "centres": (2, "<f4"), "place_rows": (1, "<i4"), "starts": (1, "<i8")
+}  # fmt: skip
+
+
+class ScanListsIndex(ScanIndex):
+    """Item vectors as int8 codes in lists: `effort` is how many a query reads.
+
+    >>> vectors_ND = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
+    >>> if ScanListsIndex.works():
+    ...     rows_BK, scores_BK = ScanListsIndex(vectors_ND).search(vectors_ND[:5], 3)
+    ...     assert np.allclose(scores_BK[4], vectors_ND[rows_BK[4]] @ vectors_ND[4])
+    """
+
+    name: ClassVar[str] = "scan_lists"
+    effort_name: ClassVar[str] = "probes"
+
+    def __init__(
+        self,
+        vectors_ND: NDArray[np.float32],
+        tensors: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> None:
+        """Raises: ValueError if there is no kernel for this machine, a vector is not finite, or
+        the tensors are of other vectors.
+        """
+        check_vectors(vectors_ND)
+        self._vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
+        if reason := self.why_not(*self._vectors_ND.shape):
+            raise ValueError(f"{reason}: take another engine")
+        if tensors is None:
+            self._centres_CD, list_N = lists_of(self._vectors_ND)
+            self._place_rows, self._starts_C1 = places_of(list_N, len(self._centres_CD))
+            self._scale_D = scale_of(self._vectors_ND)
+            self._codes = packed_codes(self._vectors_ND, self._scale_D, self._place_rows)
+        else:
+            self._centres_CD, self._place_rows, self._starts_C1 = _kept_lists(
+                tensors, self._vectors_ND.shape
+            )
+            shape = len(self._place_rows), self._vectors_ND.shape[1]
+            self._scale_D, self._codes = kept_codes(tensors, shape)
+        self.effort = FIRST_PROBES
+        self.recall = float("nan")
+
+    @classmethod
+    def why_not(cls, num_rows: int, dim: int) -> str:
+        """Return why it cannot search so many rows, "" if it can."""
+        if reason := super().why_not(num_rows, dim):
+            return reason
+        enough = FEW_LISTS * POINTS_A_CENTRE
+        few = f"there are {num_rows - 1} vectors and {enough} are needed"
+        return "" if num_rows > enough else few
+
+    @property
+    def most_effort(self) -> int:
+        """Return C."""
+        return len(self._centres_CD)
+
+    def begin(
+        self,
+        queries_BD: NDArray[np.float32],
+        k: int,
+        *,
+        exclude: Excluded | None = None,
+        hidden: Hidden | None = None,
+    ) -> BegunScan:
+        """Return the search as `ScanIndex.begin`; who finds fewer than k in his lists reads all.
+
+        Raises:
+            ValueError: as `search`.
+        """
+        begun = super().begin(queries_BD, k, exclude=exclude, hidden=hidden)
+        begun.widen = partial(self._widened, queries_BD, exclude, hidden)
+        return begun
+
+    def _widened(
+        self,
+        queries_BD: NDArray[np.float32],
+        exclude: Excluded | None,
+        hidden: Hidden | None,
+        rows_BK: NDArray[np.int32],
+        scores_BK: NDArray[np.float32],
+    ) -> Found:
+        short = np.flatnonzero(rows_BK[:, -1] == 0).tolist()
+        if not short:
+            return rows_BK, scores_BK
+        begun = super().begin(
+            queries_BD[short],
+            rows_BK.shape[1],
+            exclude=None if exclude is None else [exclude[at] for at in short],
+            hidden=None if hidden is None else [hidden[at] for at in short],
+        )
+        everything = np.array([[0, len(self._codes)]] * len(short), np.int64)
+        from_B1 = np.arange(len(short) + 1)
+        begun.arguments.ranges = everything.ctypes.data
+        begun.arguments.ranges_from = from_B1.ctypes.data
+        run_here(begun)
+        rows_BK[short], scores_BK[short] = begun.result()
+        return rows_BK, scores_BK
+
+    def _width(self, k: int) -> int:
+        return max(CANDIDATES, SPARE * k)
+
+    def _lists(self, queries_BD: NDArray[np.float32], masks: Hidden) -> Lists:
+        """Return the ranges of the lists that each query reads."""
+        ranges, ends = [np.zeros((0, 2), np.int64)], [0]
+        for query_D, mask in zip(queries_BD, masks, strict=True):
+            chosen = np.sort(self._nearest_lists(query_D, mask))
+            ranges.append(np.stack([self._starts_C1[chosen], self._starts_C1[chosen + 1]], axis=1))
+            ends.append(ends[-1] + len(chosen))
+        return self._place_rows, np.concatenate(ranges), np.array(ends, np.int64)
+
+    def _nearest_lists(
+        self, query_D: NDArray[np.float32], mask: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
+        """Return the `effort` nearest lists; more where they hold too little that may be seen."""
+        lists = len(self._centres_CD)
+        # One query at a time: a product of several may round in another way.
+        scores_C = self._centres_CD @ query_D
+        probes = min(self.effort, lists)
+        if mask is None:
+            return np.argpartition(-scores_C, probes - 1)[:probes]
+        nearest_C = np.argsort(-scores_C, kind="stable")
+        wanted, shown, counted = probes * len(self) / lists, 0, 0
+        while True:
+            shown += sum(self._shown(at, mask) for at in nearest_C[counted:probes].tolist())
+            if shown >= wanted or probes == lists:
+                return nearest_C[:probes]
+            counted, probes = probes, min(lists, 2 * probes)
+
+    def _shown(self, list_: int, mask: NDArray[np.bool_]) -> int:
+        first, end = self._starts_C1[list_ : list_ + 2] * LANES
+        return int(end - first) - int(np.count_nonzero(mask[self._place_rows[first:end]]))
+
+    def to_tensors(self) -> dict[str, NDArray[np.generic]]:
+        """Return what `ScanIndex` stores, `centres` (C, D), `place_rows` (P,) and `starts`.
+
+        `starts` (C + 1) are the blocks at which lists begin.
+        """
+        lists: dict[str, NDArray[np.generic]] = {
+            "centres": self._centres_CD,
+            "place_rows": self._place_rows,
+            "starts": self._starts_C1,
+        }
+        return {**super().to_tensors(), **lists}
+
+
+def lists_of(
+    vectors_ND: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return the centres (C, D) of lists, and the list (N,) that each row belongs to.
+
+    C grows as half the root of N.
+
+    >>> corners = np.repeat(np.array([[9, 0], [0, 9]], np.float32), 500, axis=0)
+    >>> centres_CD, list_N = lists_of(corners)
+    >>> len(set(list_N[:500]) & set(list_N[500:]))
+    0
+    """
+    count = len(vectors_ND) - 1
+    lists = max(FEW_LISTS, 2 ** round(math.log2(math.sqrt(count) / 2)))
+    lists = min(lists, count // POINTS_A_CENTRE)
+    centres_CD = centres_of(vectors_ND[1:], lists)
+    groups_GD, group_C = centres_CD, np.arange(lists)
+    if lists > POINTS_A_CENTRE * FEW_LISTS:
+        groups_GD = centres_of(centres_CD, lists // POINTS_A_CENTRE)
+        used, group_C = np.unique(_nearest(centres_CD, groups_GD), return_inverse=True)
+        groups_GD = groups_GD[used]
+    members = [np.flatnonzero(group_C == group) for group in range(len(groups_GD))]
+    list_N = np.empty(len(vectors_ND), np.int32)
+    for start in range(0, len(vectors_ND), ROWS_AT_ONCE):
+        part = vectors_ND[start : start + ROWS_AT_ONCE]
+        group_n = _nearest(part, groups_GD)
+        for group, lists_here in enumerate(members):
+            there = np.flatnonzero(group_n == group)
+            if len(there):
+                chosen = lists_here[_nearest(part[there], centres_CD[lists_here])]
+                list_N[start + there] = chosen
+    return centres_CD, list_N
+
+
+def places_of(
+    list_N: NDArray[np.int32], num_lists: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the row at each place (P,), 0 for none, and the blocks (C + 1) where lists begin.
+
+    Every list fills whole steps of the kernel.
+
+    >>> place_rows, starts_C1 = places_of(np.array([1, 1, 0, 1], np.int32), 2)
+    >>> place_rows[:2].tolist(), place_rows[64:68].tolist(), starts_C1.tolist()
+    ([2, 0], [1, 3, 0, 0], [0, 4, 8])
+    """
+    rows = (1 + np.argsort(list_N[1:], kind="stable")).astype(np.int32)
+    lengths_C = np.bincount(list_N[1:], minlength=num_lists)
+    steps_C = -(-lengths_C // PLACES_AT_ONCE)
+    starts_C1 = np.concatenate([[0], np.cumsum(steps_C)])
+    before_C = np.cumsum(lengths_C) - lengths_C
+    shift_C = starts_C1[:-1] * PLACES_AT_ONCE - before_C
+    place_rows = np.zeros(int(starts_C1[-1]) * PLACES_AT_ONCE, np.int32)
+    place_rows[np.arange(len(rows)) + np.repeat(shift_C, lengths_C)] = rows
+    return place_rows, (starts_C1 * (PLACES_AT_ONCE // LANES)).astype(np.int64)
+
+
+def _nearest(vectors_nD: NDArray[np.float32], centres_CD: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the centre that is nearest to each vector."""
+    halves_C = (centres_CD**2).sum(axis=1) / 2
+    return np.asarray((vectors_nD @ centres_CD.T - halves_C).argmax(axis=1), np.int64)
+
+
+def _kept_lists(
+    tensors: Mapping[str, NDArray[np.generic]], shape: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
+    """Return centres, rows at places, and starts, if they were made for vectors of this shape."""
+    num_rows, dim = shape
+    for name, (dimensions, kind) in _FORMS.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.ndim != dimensions or tensor.dtype != np.dtype(kind):
+            raise ValueError(f"tensor {name!r} is missing or damaged: build lists anew")
+    centres_CD = np.ascontiguousarray(tensors["centres"], np.float32)
+    place_rows = np.ascontiguousarray(tensors["place_rows"], np.int32)
+    starts_C1 = np.ascontiguousarray(tensors["starts"], np.int64)
+    rows = np.sort(place_rows)
+    fits = np.array_equal(rows[len(rows) - (num_rows - 1) :], np.arange(1, num_rows))
+    ends = starts_C1[0] == 0 and starts_C1[-1] * LANES == len(place_rows)
+    if not (fits and ends and (np.diff(starts_C1) >= 0).all()):
+        raise ValueError(f"the lists are not of {num_rows} vectors: build them anew")
+    if centres_CD.shape != (len(starts_C1) - 1, dim):
+        raise ValueError(f"the centres do not fit {dim} dimensions: build lists anew")
+    return centres_CD, place_rows, starts_C1
