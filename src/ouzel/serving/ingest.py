@@ -113,7 +113,7 @@ def _one(text: bytes, *, alone: bool = False) -> EventIn | FieldError:
     try:
         return _decode_one(text)
     except msgspec.ValidationError as error:
-        return field_error(error)
+        return field_error(error, EventIn)
     except DECODE_ERRORS as error:
         if alone:
             raise undecodable(error) from None

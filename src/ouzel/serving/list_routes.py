@@ -122,7 +122,7 @@ class ListRoute:
             request = decode()
             _check(request)
         except DECODE_ERRORS as error:
-            raise undecodable(error) from None
+            raise undecodable(error, self._kind) from None
         timing.mark("T", "decode")
         propensities_K = None
         if is_personal(request) or self._engine.lists is None:
@@ -154,7 +154,7 @@ class PopularRoute:
         try:
             request = msgspec.convert(fields, PopularRequest, strict=False)
         except msgspec.ValidationError as error:
-            raise invalid([field_error(error)]) from None
+            raise invalid([field_error(error, PopularRequest)]) from None
         timing.mark("T", "decode")
         if request.kind == "trending":  # Any event may change it.
             answer = await self._find(request, timing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from http import HTTPStatus
 
 import msgspec
@@ -73,8 +74,10 @@ def invalid(errors: list[FieldError]) -> ProblemError:
     return ProblemError(422, f"{first.loc}: {first.detail}", errors=errors)
 
 
-def field_error(error: msgspec.ValidationError) -> FieldError:
-    """Return where and what, from the decoder's message.
+def field_error(
+    error: msgspec.ValidationError, wanted: type[msgspec.Struct] | None = None
+) -> FieldError:
+    """Return where and what, from the decoder's message; for an unknown field, what `wanted` has.
 
     >>> class Ask(msgspec.Struct, forbid_unknown_fields=True):
     ...     n: int
@@ -83,6 +86,11 @@ def field_error(error: msgspec.ValidationError) -> FieldError:
     ... except msgspec.ValidationError as error:
     ...     field_error(error)
     FieldError(loc='n', code='invalid', detail='Expected `int`, got `str`')
+    >>> try:
+    ...     msgspec.json.decode(b'{"nn": 10}', type=Ask)
+    ... except msgspec.ValidationError as error:
+    ...     field_error(error, Ask).detail
+    'Object contains unknown field `nn`: did you mean `n`?'
     """
     text = str(error)
     place = _AT.search(text)
@@ -91,18 +99,30 @@ def field_error(error: msgspec.ValidationError) -> FieldError:
     named = _FIELD.search(detail)
     if named is None:
         return FieldError(loc or "body", "invalid", detail)
-    code = "unknown_field" if named["what"] == "unknown" else "missing"
-    return FieldError(f"{loc}.{named['name']}" if loc else named["name"], code, detail)
+    path = f"{loc}.{named['name']}" if loc else named["name"]
+    if named["what"] != "unknown":
+        return FieldError(path, "missing", detail)
+    remedy = "" if loc or wanted is None else _remedy(named["name"], wanted)
+    return FieldError(path, "unknown_field", detail + remedy)
 
 
-def undecodable(error: Exception) -> ProblemError:
+def _remedy(name: str, wanted: type[msgspec.Struct]) -> str:
+    known = [field.encode_name for field in msgspec.structs.fields(wanted)]
+    if near := get_close_matches(name, known, n=1):
+        return f": did you mean `{near[0]}`?"
+    return f": it may have {', '.join(known)}"
+
+
+def undecodable(error: Exception, wanted: type[msgspec.Struct] | None = None) -> ProblemError:
     """Return the problem of a body that the JSON decoder refused, 422 if only a field is wrong.
+
+    `wanted` is what the body was to be.
 
     >>> undecodable(RecursionError()).status
     400
     """
     if isinstance(error, msgspec.ValidationError):
-        return invalid([field_error(error)])
+        return invalid([field_error(error, wanted)])
     if isinstance(error, RecursionError):
         return ProblemError(400, "the JSON is nested too deeply: flatten it")
     if isinstance(error, UnicodeDecodeError):

@@ -162,6 +162,6 @@ def _request(scope: Scope, wanted: type[T]) -> T:
     try:
         request = msgspec.convert(fields, wanted, strict=False)
     except msgspec.ValidationError as error:
-        raise invalid([field_error(error)]) from None
+        raise invalid([field_error(error, wanted)]) from None
     timing_of(scope).mark("T", "decode")
     return request
