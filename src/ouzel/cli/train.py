@@ -38,7 +38,7 @@ def command(
     model: Annotated[str, typer.Option(help="Name of the model: see `ouzel models`.")] = "esasrec",
     set_: Set = None,
     split: Annotated[
-        str, typer.Option(help="What to hold out: temporal or leave-one-out.")
+        str, typer.Option(help="What to hold out: temporal, leave-one-out or none.")
     ] = "temporal",
     refit: Annotated[
         bool, typer.Option("--refit", help="Train once more on everything, and serve that.")

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
 from ouzel.bundle.manifest import Kind
-from ouzel.data.split import Split, leave_one_out, temporal
+from ouzel.data.split import Split, leave_one_out, nothing_held_out, temporal
 from ouzel.evaluation.baselines import baseline_scorers
 from ouzel.evaluation.by_history import Tensors, fold_in_scorer, item_item_scorer
+from ouzel.evaluation.cold import figures_of, parts_of
 from ouzel.evaluation.protocol import Scorer, evaluate
 from ouzel.evaluation.ranked import ranked_scorer
 from ouzel.evaluation.sequence import sequence_scorer
@@ -31,7 +32,7 @@ ITEM_FILES: dict[Kind, tuple[str, ...]] = {
 }
 """The files that a model without states is served from."""
 
-SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal}
+SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal, "none": nothing_held_out}
 
 
 def split_of(interactions: Interactions, name: str) -> Split:
@@ -52,7 +53,8 @@ def compare(
 
     The first model is what is served: its row says by how much it leads the `best_baseline` of all
     the others in NDCG@10, paired by target: `ndcg@10_lead` with its 95 % interval, `_low` to
-    `_high`, and likewise `recall@10_lead`. Without a test part there are no rows.
+    `_high`, and likewise `recall@10_lead`. Every row has its figures on cold and on warm targets
+    (`ouzel.evaluation.cold`). Without a test part there are no rows.
 
     >>> from ouzel.events.interactions import History, from_histories
     >>> from ouzel.recommender.options import Silent
@@ -77,7 +79,8 @@ def compare(
         )
         for model, scorer in {**models, **baseline_scorers(split.train)}.items()
     ]
-    rows: list[dict[str, Any]] = [report.row() for report in reports]
+    parts = parts_of(split.full, split.train, split.test)
+    rows: list[dict[str, Any]] = [report.row() | figures_of(report, parts) for report in reports]
     best = max(range(1, len(rows)), key=lambda place: float(rows[place]["ndcg@10"]))
     rows[0]["best_baseline"] = rows[best]["model"]
     for metric in ("ndcg", "recall"):
@@ -137,19 +140,31 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
     bundle = home.measured()
     features = bundle.manifest.features
     _, split = recorded_split(home, bundle)
-    if bundle.manifest.kind != "sequence":
-        names = ITEM_FILES[bundle.manifest.kind]
-        tensors = {name: bundle.tensors(name) for name in names}
-        scorer = history_scorer(bundle.manifest.kind, tensors)
-        models = {bundle.manifest.model: scorer}
-        return compare(models, split, name=features["split"], progress=progress)
+    models = scorers_of_bundle(bundle, threads=threads)
+    return compare(models, split, name=features["split"], progress=progress)
+
+
+def scorers_of_bundle(bundle: Bundle, *, threads: int) -> dict[str, Scorer]:
+    """Return the scorers of what a Bundle serves, the whole of it first, by name.
+
+    >>> from types import SimpleNamespace
+    >>> arrays = {"offsets": np.zeros(4, np.int64), "rows": np.zeros(0, np.int32)}
+    >>> arrays |= {"values": np.zeros(0, np.float32), "fade": np.ones(1)}
+    >>> manifest = SimpleNamespace(kind="closed_form", model="ease", features={})
+    >>> bundle = SimpleNamespace(manifest=manifest, tensors={"item_item": arrays}.get)
+    >>> list(scorers_of_bundle(bundle, threads=1))
+    ['ease']
+    """
+    manifest = bundle.manifest
+    if manifest.kind != "sequence":
+        tensors = {name: bundle.tensors(name) for name in ITEM_FILES[manifest.kind]}
+        return {manifest.model: history_scorer(manifest.kind, tensors)}
     graphs = Graphs.of(bundle, threads=threads)
     vectors_ND = bundle.tensors("items")["vectors"]
-    ranker = features.get("ranker")
+    ranker = manifest.features.get("ranker")
     items_NF = None if ranker is None else bundle.tensors("ranker")["items"]
     actions = () if ranker is None else ranker["config"]["actions"]
-    models = served_scorers(bundle.manifest.model, graphs, vectors_ND, items_NF, actions)
-    return compare(models, split, name=features["split"], progress=progress)
+    return served_scorers(manifest.model, graphs, vectors_ND, items_NF, actions)
 
 
 def history_scorer(kind: Kind, tensors: Tensors) -> Scorer:

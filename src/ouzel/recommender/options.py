@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol
 
-SPLIT_NAMES = ("leave-one-out", "temporal")
+SPLIT_NAMES = ("leave-one-out", "temporal", "none")
 STATE_PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
 
@@ -29,7 +29,8 @@ class TrainOptions:
     """Its size: S (dim 64, 2 layers), M (128, 4) or L (256, 4) over 200 events, or XL (512, 8) over
     512."""
     split: str = "temporal"
-    """What is held out: the newest tenth by time, or each user's last two events."""
+    """What is held out: the newest tenth by time, each user's last two events, or nothing: no epoch
+    is chosen and nothing is measured then."""
     refit: bool = False
     """Train once more on everything, for as many epochs as were best, and serve that."""
     ranker: bool = False
