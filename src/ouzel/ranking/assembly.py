@@ -18,7 +18,7 @@ from ouzel.bundle.index import ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
-from ouzel.inference.fold_in import FoldIn
+from ouzel.inference.fold_in import fold_in_of
 from ouzel.inference.no_states import NoStates
 from ouzel.inference.ranking import StateRanker
 from ouzel.inference.states import UserStates
@@ -238,7 +238,7 @@ def _finding(
         return [AddWeights(ItemItem.from_tensors(bundle.tensors("item_item")))]
     vectors_ND = bundle.tensors("items")["vectors"]
     if kind == "encoder":
-        fold_in = FoldIn.from_tensors(bundle.tensors("fold_in"), vectors_ND)
+        fold_in = fold_in_of(bundle.tensors("fold_in"), vectors_ND)
         return [
             FoldInUser(fold_in),
             SearchIndex(item_index(vectors_ND, fold_in, samples, chosen)),
