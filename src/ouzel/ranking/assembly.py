@@ -23,6 +23,7 @@ from ouzel.inference.no_states import NoStates
 from ouzel.inference.ranking import StateRanker
 from ouzel.inference.states import UserStates
 from ouzel.inference.target_attention import TargetAttentionKernel
+from ouzel.ranking.blending import Blender, BlendSources
 from ouzel.ranking.by_history import AddWeights, FoldInUser, HistoryVectors
 from ouzel.ranking.pipeline import Stage
 from ouzel.ranking.scoring import RankCandidates
@@ -36,7 +37,7 @@ from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.retrieval.tuning import tune
-from ouzel.retrieval.types import distinct_rows
+from ouzel.retrieval.types import Source, distinct_rows
 from ouzel.retrieval.vmis import VMISkNN
 
 EXACT_ROWS = 4_000
@@ -216,14 +217,22 @@ def standard_stages(
         raise ValueError(
             f"weights are {dict(weights)}, but this model has no ranker: train with a ranker"
         )
+    neighbours, popular = VMISkNN.from_tensors(bundle.tensors("vmis")), popular_sources(bundle)
     return [
         *_finding(bundle, states, samples, chosen),
-        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
-        FillFrom(popular_sources(bundle)["popular"]),
+        *_blending(bundle, [neighbours, *popular.values()]),
+        FillFrom(neighbours, needs_history=True, optional=True),
+        FillFrom(popular["popular"]),
         DropForbidden(),
         *([] if ranker is None else [RankCandidates(ranker, weights=weights)]),
         TopK(),
     ]
+
+
+def _blending(bundle: Bundle, others: Sequence[Source]) -> list[Stage]:
+    """Return the stage that blends what was found with other sources, if the Bundle has one."""
+    told = bundle.manifest.features.get("blend")
+    return [] if told is None else [BlendSources(Blender.from_manifest(told), others)]
 
 
 def _finding(

@@ -25,7 +25,8 @@ from ouzel.models.closed_form import ClosedForm
 from ouzel.models.encoder import Encoder
 from ouzel.models.graph_encoder import GraphEncoder
 from ouzel.models.registry import model_named
-from ouzel.recommender.evaluate import compare, history_scorer
+from ouzel.recommender.blend import blended
+from ouzel.recommender.evaluate import compare, history_scorer, with_blend
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import asked_by, automatic_record, spread_histories
 from ouzel.recommender.options import Progress, TrainOptions
@@ -73,12 +74,10 @@ def train_by_history(
     ('closed_form', 'ease')
     """
     fitted, result = _fit(home.training, split.train, options, progress, split=split)
-    rows = compare(
-        {fitted.name: history_scorer(fitted.kind, fitted.tensors)},
-        split,
-        name=options.split,
-        progress=progress,
-    )
+    scorers = {fitted.name: history_scorer(fitted.kind, fitted.tensors)}
+    provenance = blended(provenance, scorers, split, options, progress)
+    scorers = with_blend(scorers, provenance.features, split.train)
+    rows = compare(scorers, split, name=options.split, progress=progress)
     provenance = replace(provenance, metrics=rows)
     bundle = _written(home, fitted, interactions, provenance)
     if options.refit:
@@ -129,7 +128,7 @@ def _fit(
                 encoder, split, max_targets=VALIDATION_TARGETS, seed=options.seed
             )
         if split is not None and validate is None:
-            progress.say(
+            progress.warn(
                 "Nothing to validate on: no user has an event in the validation part. All "
                 f"{config.epochs} epochs are done"
             )

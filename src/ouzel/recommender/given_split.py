@@ -48,7 +48,7 @@ class GivenTest:
     def rows(self, progress: Progress, *, threads: int) -> Rows:
         """Return the rows of what the home serves, the whole of it first, then the baselines."""
         bundle = self._home.current()
-        ours = self._measured(scorers_of_bundle(bundle, threads=threads), progress)
+        ours = self._measured(scorers_of_bundle(bundle, self.train, threads=threads), progress)
         if self._baselines is None:
             self._baselines = self._measured(baseline_scorers(self.train), progress)
         return ours + self._baselines

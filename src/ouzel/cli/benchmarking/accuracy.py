@@ -16,7 +16,7 @@ import typer
 
 from ouzel.cli.printing.benchmark import emit_rows
 from ouzel.cli.printing.training_progress import TrainingProgress
-from ouzel.cli.train import Set, named_settings
+from ouzel.cli.train import Blend, HeldOut, Set, named_settings
 
 if TYPE_CHECKING:
     from ouzel.recommender.options import Progress, TrainOptions
@@ -58,10 +58,9 @@ def command(
         Path | None,
         typer.Option(help="A file of what was held out of --data: models learn from all of that."),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="What to hold out: temporal, leave-one-out, none with --test.")
-    ] = "leave-one-out",
+    split: HeldOut = "leave-one-out",
     set_: Set = None,
+    blend: Blend = False,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
     minutes: Annotated[
         float | None,
@@ -84,7 +83,7 @@ def command(
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
-    options = TrainOptions(preset=preset, split=split, minutes=minutes)
+    options = TrainOptions(preset=preset, split=split, minutes=minutes, blend=blend)
     if settings:
         options = replace(_options_of(named[0], options), settings=settings)
     contest = Contest(
@@ -158,6 +157,7 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
         given = None if contest.test is None else GivenTest(home, read(contest.test))
         for of_model in trainings:
             measured: list[Row] = []
+            parts: list[Row] = []
             for options in of_model:
                 progress.say(f"{options.model}, seed {options.seed}")
                 trained = train_home(home, options, progress)
@@ -165,10 +165,12 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
                     found = given.rows(progress, threads=usable_threads())
                     trained = replace(trained, rows=found)
                 measured.append(_row(trained, options))
-                baselines = baselines or trained.rows[1:]
+                parts += _parts_of(trained, options)
+                baselines = baselines or _baselines_of(trained, options)
             rows += measured
             if len(measured) > 1:
                 rows.append(mean_row(measured))
+            rows += parts
     return [{"system": row["model"], "case": contest.case, **row} for row in (*rows, *baselines)]
 
 
@@ -199,6 +201,20 @@ def _row(trained: Trained, options: TrainOptions) -> Row:
         "best_epoch": result.best_epoch,
         "seconds": round(result.seconds, 1),
     }
+
+
+def _parts_of(trained: Trained, options: TrainOptions) -> list[Row]:
+    """Return the rows of what the whole of a model is made of, such as the model alone."""
+    own = [row for row in trained.rows[1:] if _is_of(options.model, row)]
+    return [{**row, "seed": options.seed, "settings": dict(options.settings)} for row in own]
+
+
+def _baselines_of(trained: Trained, options: TrainOptions) -> list[Row]:
+    return [row for row in trained.rows[1:] if not _is_of(options.model, row)]
+
+
+def _is_of(model: str, row: Row) -> bool:
+    return bool(row["model"].partition(" ")[0] == model)
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
