@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from ouzel.cli import main
-from ouzel.recommender import train
+from ouzel.recommender import given_split, train
+from ouzel.training.fit import FitResult
 
 METRICS = ("recall@10", "mrr@10", "hit_rate@10", "coverage@10")
 
@@ -24,9 +24,9 @@ def trained(monkeypatch):
         found = 0.1 * (1 + options.seed)
         row = {"model": options.model, "split": options.split, "ndcg@10": found}
         row |= {"ndcg@10_low": found, "ndcg@10_high": found} | dict.fromkeys(METRICS, found)
-        result = SimpleNamespace(epochs=3, best_epoch=2, seconds=1.5)
+        result = FitResult(epochs=3, best_epoch=2, best_score=0.0, seconds=1.5)
         baseline = {**row, "model": "popular", "ndcg@10": 0.05}
-        return SimpleNamespace(rows=[row, baseline], result=result)
+        return train.Trained(bundle=None, rows=[row, baseline], result=result)
 
     monkeypatch.setattr(train, "train_home", train_home)
     return asked
@@ -104,3 +104,32 @@ def test_a_model_that_is_none_is_told_before_anything_is_trained(trained, events
     assert leaving.value.code == 1
     assert "did you mean 'esasrec'?" in capsys.readouterr().err
     assert not trained
+
+
+def test_with_a_test_file_models_learn_from_all_and_its_figures_are_told(
+    trained, events, tmp_path, monkeypatch
+):
+    told = [{"model": "served", "split": "given", "recall@20": 0.4}, {"model": "popular"}]
+
+    class Given:
+        def __init__(self, home, dataset):
+            self.events = len(dataset.frame)
+
+        def rows(self, progress, *, threads):
+            return [{**row, "events": self.events} for row in told]
+
+    monkeypatch.setattr(given_split, "GivenTest", Given)
+    held_out = tmp_path / "held_out.csv"
+    held_out.write_text("user_id,item_id\nu1,i1\nu2,i2\n")
+    words = ("--data", events, "--test", held_out, "--models", "ials,ease")
+    rows = rows_of(*words, tmp_path=tmp_path)
+    assert [(row["model"], row["events"]) for row in rows] == [
+        ("served", 2),
+        ("served", 2),
+        ("popular", 2),
+    ]
+    told_to = [(options.model, options.split, options.refit) for options, _ in trained]
+    assert told_to == [("ials", "leave-one-out", True), ("ease", "none", False)]
+    trained.clear()
+    rows_of(*words[:4], "--models", "ials", "--split", "none", tmp_path=tmp_path)
+    assert [(options.split, options.refit) for options, _ in trained] == [("none", False)]

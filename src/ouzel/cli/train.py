@@ -23,6 +23,11 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the model by name, such as dim=128."),
 ]
+HeldOut = Annotated[str, typer.Option(help="What to hold out: temporal, leave-one-out or none.")]
+Blend = Annotated[
+    bool,
+    typer.Option("--blend", help="Serve the model blended with neighbours, if that is better."),
+]
 Map = Annotated[
     list[str] | None,
     typer.Option("--map", help="A column by another name, such as user_id=userID."),
@@ -37,15 +42,14 @@ def command(
     preset: Annotated[str, typer.Option(help="Size of the model: S, M, L or XL.")] = "S",
     model: Annotated[str, typer.Option(help="Name of the model: see `ouzel models`.")] = "esasrec",
     set_: Set = None,
-    split: Annotated[
-        str, typer.Option(help="What to hold out: temporal or leave-one-out.")
-    ] = "temporal",
+    split: HeldOut = "temporal",
     refit: Annotated[
         bool, typer.Option("--refit", help="Train once more on everything, and serve that.")
     ] = False,
     ranker: Annotated[
         bool, typer.Option("--ranker", help="Train a ranker of the model's best 500 items too.")
     ] = False,
+    blend: Blend = False,
     min_value: Annotated[
         float | None, typer.Option(help="Leave out ratings below this, such as 4 of 5.")
     ] = None,
@@ -81,6 +85,7 @@ def command(
         split=split,
         refit=refit,
         ranker=ranker,
+        blend=blend,
         min_value=min_value,
         k_core=k_core,
         minutes=minutes,

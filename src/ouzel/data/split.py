@@ -77,6 +77,20 @@ def leave_one_out(full: Interactions) -> Split:
     return Split(full, train, Targets(users, last - 1), Targets(users, last), cut_off)
 
 
+def nothing_held_out(full: Interactions) -> Split:
+    """Return the split that trains on everything: there is nothing to validate or to test on.
+
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> split = nothing_held_out(from_histories([History(np.array([5]), np.arange(1))], num_rows=8))
+    >>> len(split.train), len(split.validation), len(split.test)
+    (1, 0, 0)
+    """
+    nobody = np.empty(0, np.int64)
+    nothing = Targets(nobody, nobody)
+    cut_off = int(full.times_ms_E.max(initial=-1)) + 1
+    return Split(full, full, nothing, nothing, cut_off)
+
+
 def temporal(
     full: Interactions, *, validation_from: float = 0.85, test_from: float = 0.90
 ) -> Split:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ouzel.evaluation.protocol import Scorer
 from ouzel.events.interactions import History
-from ouzel.inference.fold_in import FoldIn
+from ouzel.inference.fold_in import fold_in_of
 from ouzel.retrieval.item_item import ItemItem
 
 Tensors = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -33,7 +33,7 @@ def fold_in_scorer(tensors: Tensors) -> Scorer:
     np.int64(2)
     """
     vectors_ND = np.asarray(tensors["items"]["vectors"], np.float32)
-    fold_in = FoldIn.from_tensors(tensors["fold_in"], vectors_ND)
+    fold_in = fold_in_of(tensors["fold_in"], vectors_ND)
     nothing = np.zeros(vectors_ND.shape[1], np.float32)
 
     def score(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -17,19 +17,27 @@ import msgspec
 from ouzel.models.closed_form import ClosedForm
 from ouzel.models.encoder import Encoder
 from ouzel.models.factorization import FACTORIZATION_MODELS
+from ouzel.models.graph import GRAPH_MODELS
+from ouzel.models.graph_encoder import GraphEncoder
 from ouzel.models.neighbours import NEIGHBOUR_MODELS
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.sequence import SEQUENCE_MODELS
 
 Kind = Literal["sequence", "encoder", "closed_form"]
-Model = SequenceEncoder | Encoder | ClosedForm
+Model = SequenceEncoder | Encoder | GraphEncoder | ClosedForm
 
-MODELS: tuple[type[Model], ...] = (*SEQUENCE_MODELS, *FACTORIZATION_MODELS, *NEIGHBOUR_MODELS)
+MODELS: tuple[type[Model], ...] = (
+    *SEQUENCE_MODELS,
+    *FACTORIZATION_MODELS,
+    *GRAPH_MODELS,
+    *NEIGHBOUR_MODELS,
+)
 """Every model that can be trained by its name."""
 
 _KINDS: tuple[tuple[type[Model], Kind], ...] = (
     (SequenceEncoder, "sequence"),
     (Encoder, "encoder"),
+    (GraphEncoder, "encoder"),
     (ClosedForm, "closed_form"),
 )
 

@@ -18,11 +18,12 @@ from ouzel.bundle.index import ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
-from ouzel.inference.fold_in import FoldIn
+from ouzel.inference.fold_in import fold_in_of
 from ouzel.inference.no_states import NoStates
 from ouzel.inference.ranking import StateRanker
 from ouzel.inference.states import UserStates
 from ouzel.inference.target_attention import TargetAttentionKernel
+from ouzel.ranking.blending import Blender, BlendSources
 from ouzel.ranking.by_history import AddWeights, FoldInUser, HistoryVectors
 from ouzel.ranking.pipeline import Stage
 from ouzel.ranking.scoring import RankCandidates
@@ -37,7 +38,7 @@ from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.retrieval.scan_lists import ScanListsIndex
 from ouzel.retrieval.tuning import tune
-from ouzel.retrieval.types import distinct_rows
+from ouzel.retrieval.types import Source, distinct_rows
 from ouzel.retrieval.vmis import VMISkNN
 
 EXACT_ROWS = 4_000
@@ -223,14 +224,22 @@ def standard_stages(
         raise ValueError(
             f"weights are {dict(weights)}, but this model has no ranker: train with a ranker"
         )
+    neighbours, popular = VMISkNN.from_tensors(bundle.tensors("vmis")), popular_sources(bundle)
     return [
         *_finding(bundle, states, samples, chosen),
-        FillFrom(VMISkNN.from_tensors(bundle.tensors("vmis")), needs_history=True, optional=True),
-        FillFrom(popular_sources(bundle)["popular"]),
+        *_blending(bundle, [neighbours, *popular.values()]),
+        FillFrom(neighbours, needs_history=True, optional=True),
+        FillFrom(popular["popular"]),
         DropForbidden(),
         *([] if ranker is None else [RankCandidates(ranker, weights=weights)]),
         TopK(),
     ]
+
+
+def _blending(bundle: Bundle, others: Sequence[Source]) -> list[Stage]:
+    """Return the stage that blends what was found with other sources, if the Bundle has one."""
+    told = bundle.manifest.features.get("blend")
+    return [] if told is None else [BlendSources(Blender.from_manifest(told), others)]
 
 
 def _finding(
@@ -245,7 +254,7 @@ def _finding(
         return [AddWeights(ItemItem.from_tensors(bundle.tensors("item_item")))]
     vectors_ND = bundle.tensors("items")["vectors"]
     if kind == "encoder":
-        fold_in = FoldIn.from_tensors(bundle.tensors("fold_in"), vectors_ND)
+        fold_in = fold_in_of(bundle.tensors("fold_in"), vectors_ND)
         return [
             FoldInUser(fold_in),
             SearchIndex(item_index(vectors_ND, fold_in, samples, chosen)),

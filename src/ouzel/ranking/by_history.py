@@ -18,7 +18,7 @@ from ouzel.retrieval.types import Candidates, Query
 
 
 class HistoryVectors(Protocol):
-    """What makes a vector of a history (`ouzel.inference.fold_in.FoldIn`)."""
+    """What makes a vector of a history (`ouzel.inference.fold_in`)."""
 
     def query_session(self, history: History, now_ms: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a history, None if nothing in it is known."""

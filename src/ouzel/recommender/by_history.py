@@ -19,12 +19,14 @@ from ouzel.bundle.manifest import IndexRecord, Kind
 from ouzel.data.split import Split
 from ouzel.evaluation.by_history import Tensors
 from ouzel.events.interactions import Interactions
-from ouzel.features.matrix import matrix_of
-from ouzel.inference.fold_in import FoldIn
+from ouzel.features.matrix import Matrix, matrix_of
+from ouzel.inference.fold_in import fold_in_of
 from ouzel.models.closed_form import ClosedForm
 from ouzel.models.encoder import Encoder
+from ouzel.models.graph_encoder import GraphEncoder
 from ouzel.models.registry import model_named
-from ouzel.recommender.evaluate import compare, history_scorer
+from ouzel.recommender.blend import blended
+from ouzel.recommender.evaluate import compare, history_scorer, with_blend
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import asked_by, automatic_record, spread_histories
 from ouzel.recommender.options import Progress, TrainOptions
@@ -72,12 +74,10 @@ def train_by_history(
     ('closed_form', 'ease')
     """
     fitted, result = _fit(home.training, split.train, options, progress, split=split)
-    rows = compare(
-        {fitted.name: history_scorer(fitted.kind, fitted.tensors)},
-        split,
-        name=options.split,
-        progress=progress,
-    )
+    scorers = {fitted.name: history_scorer(fitted.kind, fitted.tensors)}
+    provenance = blended(provenance, scorers, split, options, progress)
+    scorers = with_blend(scorers, provenance.features, split.train)
+    rows = compare(scorers, split, name=options.split, progress=progress)
     provenance = replace(provenance, metrics=rows)
     bundle = _written(home, fitted, interactions, provenance)
     if options.refit:
@@ -119,13 +119,18 @@ def _fit(
     model_class = model_named(options.model)
     config = replace(model_class.presets[options.preset], **options.checked_settings)
     matrix = matrix_of(train)
-    if issubclass(model_class, Encoder):
+    if issubclass(model_class, Encoder | GraphEncoder):
         torch.manual_seed(options.seed)
-        encoder = model_class.build(config, num_users=matrix.num_users, num_rows=matrix.num_rows)
+        encoder = _untrained(model_class, config, matrix)
         validate = None
         if split is not None:
             validate = fold_in_validator(
                 encoder, split, max_targets=VALIDATION_TARGETS, seed=options.seed
+            )
+        if split is not None and validate is None:
+            progress.warn(
+                "Nothing to validate on: no user has an event in the validation part. All "
+                f"{config.epochs} epochs are done"
             )
         result = fit_encoder(
             encoder,
@@ -135,6 +140,7 @@ def _fit(
             validate=validate,
             directory=directory,
             on_epoch=progress.epoch,
+            seed=options.seed,
         )
         return _Fitted(encoder.name, "encoder", config, encoder.tensors()), result
     assert issubclass(model_class, ClosedForm)
@@ -147,6 +153,14 @@ def _fit(
     (directory / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     fitted = _Fitted(model.name, "closed_form", config, model.tensors())
     return fitted, FitResult(epochs=1, best_epoch=1, best_score=0.0, seconds=seconds)
+
+
+def _untrained(
+    model_class: type[Encoder] | type[GraphEncoder], config: Any, matrix: Matrix
+) -> Encoder | GraphEncoder:
+    if issubclass(model_class, GraphEncoder):
+        return model_class.build(config, num_rows=matrix.num_rows)
+    return model_class.build(config, num_users=matrix.num_users, num_rows=matrix.num_rows)
 
 
 def _written(
@@ -168,5 +182,5 @@ def _index_record(fitted: _Fitted, interactions: Interactions) -> IndexRecord | 
     if fitted.kind != "encoder":
         return None
     vectors_ND = fitted.tensors["items"]["vectors"]
-    fold_in = FoldIn.from_tensors(fitted.tensors["fold_in"], vectors_ND)
+    fold_in = fold_in_of(fitted.tensors["fold_in"], vectors_ND)
     return automatic_record(vectors_ND, asked_by(spread_histories(interactions), fold_in))

@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
 from ouzel.bundle.manifest import Kind
-from ouzel.data.split import Split, leave_one_out, temporal
+from ouzel.data.split import Split, leave_one_out, nothing_held_out, temporal
 from ouzel.evaluation.baselines import baseline_scorers
+from ouzel.evaluation.blended import blended_scorer, fused_scorer, parts_with
 from ouzel.evaluation.by_history import Tensors, fold_in_scorer, item_item_scorer
+from ouzel.evaluation.cold import figures_of, parts_of
 from ouzel.evaluation.protocol import Scorer, evaluate
 from ouzel.evaluation.ranked import ranked_scorer
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.ranking.blending import Blender
 from ouzel.ranking.scoring import BREADTH, action_weights
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Progress
@@ -31,18 +34,28 @@ ITEM_FILES: dict[Kind, tuple[str, ...]] = {
 }
 """The files that a model without states is served from."""
 
-SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal}
+SPLITS = {"leave-one-out": leave_one_out, "temporal": temporal, "none": nothing_held_out}
 
 
 def split_of(interactions: Interactions, name: str) -> Split:
     """Return `interactions` split as `name` says: a key of `SPLITS`.
+
+    Raises:
+        ValueError: so many events have the same time that none comes before the others.
 
     >>> from ouzel.events.interactions import History, from_histories
     >>> visit = History(np.array([1, 2, 3], np.int32), np.array([10, 20, 30]))
     >>> len(split_of(from_histories([visit], num_rows=4), "leave-one-out").test)
     1
     """
-    return SPLITS[name](interactions)
+    split = SPLITS[name](interactions)
+    if name == "temporal" and not len(split.train):
+        raise ValueError(
+            f"of {len(interactions):,} events too many have the same time, so none comes before "
+            "the others to learn from: take split leave-one-out, or give events the times at "
+            "which they happened"
+        )
+    return split
 
 
 def compare(
@@ -52,7 +65,8 @@ def compare(
 
     The first model is what is served: its row says by how much it leads the `best_baseline` of all
     the others in NDCG@10, paired by target: `ndcg@10_lead` with its 95 % interval, `_low` to
-    `_high`, and likewise `recall@10_lead`. Without a test part there are no rows.
+    `_high`, and likewise `recall@10_lead`. Every row has its figures on cold and on warm targets
+    (`ouzel.evaluation.cold`). Without a test part there are no rows.
 
     >>> from ouzel.events.interactions import History, from_histories
     >>> from ouzel.recommender.options import Silent
@@ -64,7 +78,7 @@ def compare(
     (1.0, 0.0)
     """
     if not len(split.test.ends_T):
-        progress.say("Nothing to test on: no user has events in the test part")
+        progress.warn("Nothing to test on: no user has events in the test part")
         return []
     reports = [
         evaluate(
@@ -77,7 +91,8 @@ def compare(
         )
         for model, scorer in {**models, **baseline_scorers(split.train)}.items()
     ]
-    rows: list[dict[str, Any]] = [report.row() for report in reports]
+    parts = parts_of(split.full, split.train, split.test)
+    rows: list[dict[str, Any]] = [report.row() | figures_of(report, parts) for report in reports]
     best = max(range(1, len(rows)), key=lambda place: float(rows[place]["ndcg@10"]))
     rows[0]["best_baseline"] = rows[best]["model"]
     for metric in ("ndcg", "recall"):
@@ -137,19 +152,35 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
     bundle = home.measured()
     features = bundle.manifest.features
     _, split = recorded_split(home, bundle)
-    if bundle.manifest.kind != "sequence":
-        names = ITEM_FILES[bundle.manifest.kind]
-        tensors = {name: bundle.tensors(name) for name in names}
-        scorer = history_scorer(bundle.manifest.kind, tensors)
-        models = {bundle.manifest.model: scorer}
-        return compare(models, split, name=features["split"], progress=progress)
+    models = scorers_of_bundle(bundle, split.train, threads=threads)
+    return compare(models, split, name=features["split"], progress=progress)
+
+
+def scorers_of_bundle(bundle: Bundle, train: Interactions, *, threads: int) -> dict[str, Scorer]:
+    """Return the scorers of what a Bundle serves, the whole of it first, by name.
+
+    `train` is what other sources are fitted on, if the Bundle blends its model with some.
+
+    >>> from types import SimpleNamespace
+    >>> arrays = {"offsets": np.zeros(4, np.int64), "rows": np.zeros(0, np.int32)}
+    >>> arrays |= {"values": np.zeros(0, np.float32), "fade": np.ones(1)}
+    >>> manifest = SimpleNamespace(kind="closed_form", model="ease", features={})
+    >>> bundle = SimpleNamespace(manifest=manifest, tensors={"item_item": arrays}.get)
+    >>> list(scorers_of_bundle(bundle, train=None, threads=1))
+    ['ease']
+    """
+    manifest = bundle.manifest
+    if manifest.kind != "sequence":
+        tensors = {name: bundle.tensors(name) for name in ITEM_FILES[manifest.kind]}
+        scorer = history_scorer(manifest.kind, tensors)
+        return with_blend({manifest.model: scorer}, manifest.features, train)
     graphs = Graphs.of(bundle, threads=threads)
     vectors_ND = bundle.tensors("items")["vectors"]
-    ranker = features.get("ranker")
+    ranker = manifest.features.get("ranker")
     items_NF = None if ranker is None else bundle.tensors("ranker")["items"]
     actions = () if ranker is None else ranker["config"]["actions"]
-    models = served_scorers(bundle.manifest.model, graphs, vectors_ND, items_NF, actions)
-    return compare(models, split, name=features["split"], progress=progress)
+    scorers = served_scorers(manifest.model, graphs, vectors_ND, items_NF, actions)
+    return with_blend(scorers, manifest.features, train)
 
 
 def history_scorer(kind: Kind, tensors: Tensors) -> Scorer:
@@ -177,6 +208,24 @@ def scorers_of(exported: Exported) -> dict[str, Scorer]:
     return served_scorers(
         exported.model.name, exported.graphs, exported.vectors_ND, exported.items_NF, actions
     )
+
+
+def with_blend(
+    scorers: dict[str, Scorer], features: Mapping[str, Any], train: Interactions
+) -> dict[str, Scorer]:
+    """Return the scorers of what a manifest with these `features` serves, the whole of it first.
+
+    Beside a blend there are the model alone, and reciprocal-rank fusion of the same sources.
+
+    >>> list(with_blend({"ease": lambda histories, now_ms: None}, {}, train=None))
+    ['ease']
+    """
+    if "blend" not in features:
+        return scorers
+    name, scorer = next(iter(scorers.items()))
+    parts = parts_with(scorer, train)
+    blended = blended_scorer(parts, Blender.from_manifest(features["blend"]))
+    return {f"{name} + blend": blended, **scorers, f"{name} + fusion": fused_scorer(parts)}
 
 
 def served_scorers(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol
 
-SPLIT_NAMES = ("leave-one-out", "temporal")
+SPLIT_NAMES = ("leave-one-out", "temporal", "none")
 STATE_PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
 
@@ -29,11 +29,15 @@ class TrainOptions:
     """Its size: S (dim 64, 2 layers), M (128, 4) or L (256, 4) over 200 events, or XL (512, 8) over
     512."""
     split: str = "temporal"
-    """What is held out: the newest tenth by time, or each user's last two events."""
+    """What is held out: the newest tenth by time, each user's last two events, or nothing: no epoch
+    is chosen and nothing is measured then."""
     refit: bool = False
     """Train once more on everything, for as many epochs as were best, and serve that."""
     ranker: bool = False
     """Train a ranker on the model's states, which puts its best 500 items in a better order."""
+    blend: bool = False
+    """Learn on the validation part how to weigh the model's list with those of session neighbours
+    and of what is popular, and serve that where it is better there."""
     min_value: float | None = None
     """Import ratings of at least this, as likes, and events without one; None takes all as is."""
     k_core: int | None = None
@@ -50,6 +54,10 @@ class TrainOptions:
         _ = self.checked_settings
         self._check_kind()
         _check_name("split", self.split, SPLIT_NAMES)
+        if self.blend and self.ranker:
+            raise ValueError("a ranker orders what a blend would: leave blend or ranker out")
+        if self.blend and self.split == "none":
+            raise ValueError("a blend is learned from what is held out: take another split")
         _check_name("state_precision", self.state_precision, STATE_PRECISIONS)
         if self.k_core is not None and self.k_core < 1:
             raise ValueError(f"k_core is {self.k_core}: give 1 or more, or leave it out")
@@ -122,6 +130,9 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Take a line about what was found or done."""
 
+    def warn(self, text: str) -> None:
+        """Take a line about what is odd, and what was done about it."""
+
     def step(self, title: str) -> Callable[[int, int], None]:
         """Begin a part of the work; the result is told (done, total) as it goes on."""
 
@@ -134,6 +145,10 @@ class Silent:
 
     def say(self, text: str) -> None:
         """Take a line and drop it."""
+
+    def warn(self, text: str) -> None:
+        """Take a line about what is odd as any other."""
+        self.say(text)
 
     def step(self, title: str) -> Callable[[int, int], None]:
         """Return a function that drops what it is told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -85,6 +86,8 @@ class Recommender:
         `options` are the fields of `TrainOptions`, such as `preset="M"`, `minutes=5` or
         `settings={"dim": 128}`.
 
+        What is odd about the events, and what was done about it, is told as warnings.
+
         Raises:
             ValueError: the events cannot be read, or are too few to learn from.
         """
@@ -96,9 +99,14 @@ class Recommender:
         chosen = TrainOptions(**options)
         dataset = read(Path(events)) if isinstance(events, str | Path) else from_arrow(events)
         self._close()
+        progress = _Warnings()
+        if dataset.report.dropped:
+            progress.warn(str(dataset.report))
         with self.home.log() as log:
-            import_dataset(log, cleaned(dataset, chosen, Silent()), Silent())
-        train_home(self.home, chosen, Silent())
+            import_dataset(log, cleaned(dataset, chosen, progress), progress)
+        train_home(self.home, chosen, progress)
+        for text in progress.texts:
+            warnings.warn(text, stacklevel=2)
         return self
 
     def recommend(
@@ -256,6 +264,17 @@ class Recommender:
         if self._answering is not None:
             self._answering.log.close()
             self._answering = None
+
+
+class _Warnings(Silent):
+    """Keeps what is odd, to be told when the training is over."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Take a line about what is odd, and what was done about it."""
+        self.texts.append(text)
 
 
 class _Answering:

@@ -19,9 +19,11 @@ from ouzel.inference.pool import slot_bytes
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.registry import kind_of, model_named
 from ouzel.models.sequence import SEQUENCE_MODELS
+from ouzel.recommender.blend import blended
 from ouzel.recommender.by_history import train_by_history
+from ouzel.recommender.cautions import cautions
 from ouzel.recommender.cores import usable_threads
-from ouzel.recommender.evaluate import compare, scorers_of, split_of
+from ouzel.recommender.evaluate import compare, scorers_of, split_of, with_blend
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import index_record
 from ouzel.recommender.options import Progress, TrainOptions
@@ -132,6 +134,8 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     """
     torch.set_num_threads(usable_threads())
     interactions, split, provenance = _data_of(home, options)
+    for caution in cautions(interactions):
+        progress.warn(caution)
     if kind_of(model_named(options.model)) == "sequence":
         trained = _train_sequence(home, split, interactions, options, provenance, progress)
     else:
@@ -190,7 +194,10 @@ def _train_sequence(
         ranker=ranker,
     )
     progress.say(_states_line(exported))
-    rows = compare(scorers_of(exported), split, name=options.split, progress=progress)
+    scorers = scorers_of(exported)
+    provenance = blended(provenance, scorers, split, options, progress)
+    scorers = with_blend(scorers, provenance.features, split.train)
+    rows = compare(scorers, split, name=options.split, progress=progress)
     index = index_record(exported.vectors_ND, exported.graphs, interactions)
     provenance = replace(provenance, metrics=rows, index=index)
     bundle = publish(home, exported, interactions, provenance)
@@ -243,7 +250,7 @@ def fit_split(
             seed=options.seed,
         )
     else:
-        progress.say(
+        progress.warn(
             "Nothing to validate on: no user has an event in the validation part. "
             f"Training for {EPOCHS_WITHOUT_VALIDATION} epochs"
         )

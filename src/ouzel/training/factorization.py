@@ -21,6 +21,8 @@ from ouzel.evaluation.metrics import ndcg
 from ouzel.evaluation.protocol import evaluate
 from ouzel.features.matrix import Matrix
 from ouzel.models.encoder import Encoder
+from ouzel.models.graph_encoder import GraphEncoder
+from ouzel.training.descent import Descent
 from ouzel.training.fit import FitResult
 
 PATIENCE = 3
@@ -34,7 +36,7 @@ class _Sample:
 
 
 def fit_encoder(
-    model: Encoder,
+    model: Encoder | GraphEncoder,
     matrix: Matrix,
     *,
     epochs: int,
@@ -42,11 +44,13 @@ def fit_encoder(
     validate: Callable[[], float] | None,
     directory: Path,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    seed: int = 0,
 ) -> FitResult:
     """Return how fitting `model` to `matrix` went; it ends with its best factors.
 
     `validate` returns the score to maximise; None does all epochs. No epoch begins after `minutes`.
-    `directory` receives `metrics.jsonl`.
+    `directory` receives `metrics.jsonl`. `seed` is that of batches and negatives, where a model is
+    trained by gradients.
 
     >>> import tempfile
     >>> from ouzel.models.factorization.ials import IALS, IALSConfig
@@ -58,6 +62,7 @@ def fit_encoder(
     2
     """
     directory.mkdir(parents=True, exist_ok=True)
+    improve = _improving(model, matrix, seed)
     began, best, best_epoch, epoch = time.perf_counter(), -np.inf, 0, 0
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with (directory / "metrics.jsonl").open("w") as log:
@@ -66,7 +71,7 @@ def fit_encoder(
                 break
             epoch += 1
             start = time.perf_counter()
-            row = {"epoch": float(epoch), "loss": model.sweep(matrix)}
+            row = {"epoch": float(epoch), "loss": improve()}
             row["seconds"] = round(time.perf_counter() - start, 3)
             score = float(epoch) if validate is None else validate()
             if validate is not None:
@@ -81,8 +86,15 @@ def fit_encoder(
     return FitResult(epoch, best_epoch, 0.0 if validate is None else best, seconds)
 
 
+def _improving(model: Encoder | GraphEncoder, matrix: Matrix, seed: int) -> Callable[[], float]:
+    """Return what improves a model by one epoch and says its loss."""
+    if isinstance(model, GraphEncoder):
+        return Descent(model, matrix, seed=seed).epoch
+    return lambda: model.sweep(matrix)
+
+
 def fold_in_validator(
-    model: Encoder, split: Split, *, max_targets: int, seed: int
+    model: Encoder | GraphEncoder, split: Split, *, max_targets: int, seed: int
 ) -> Callable[[], float] | None:
     """Return a function that gives the mean NDCG@10 on some validation targets, None: no targets.
 

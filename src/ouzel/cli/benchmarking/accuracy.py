@@ -16,7 +16,7 @@ import typer
 
 from ouzel.cli.printing.benchmark import emit_rows
 from ouzel.cli.printing.training_progress import TrainingProgress
-from ouzel.cli.train import Set, named_settings
+from ouzel.cli.train import Blend, HeldOut, Set, named_settings
 
 if TYPE_CHECKING:
     from ouzel.recommender.options import Progress, TrainOptions
@@ -35,10 +35,13 @@ SHOWN = (
     "ndcg@10",
     "ndcg@10 95%",
     "coverage@10",
+    "ndcg@10_warm",
+    "ndcg@10_cold",
+    "num_cold",
+    *("recall@20", "ndcg@20", "ndcg@20_kgat", "coverage@20"),
+    *("recall@20_warm", "recall@20_cold"),
     "seconds",
 )
-
-METRICS = ("recall@10", "ndcg@10", "mrr@10", "hit_rate@10", "coverage@10")
 
 
 def command(
@@ -51,10 +54,13 @@ def command(
     case: Annotated[
         str | None, typer.Option(help="What rows call the data set; default: as its file.")
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="What to hold out: temporal or leave-one-out.")
-    ] = "leave-one-out",
+    test: Annotated[
+        Path | None,
+        typer.Option(help="A file of what was held out of --data: models learn from all of that."),
+    ] = None,
+    split: HeldOut = "leave-one-out",
     set_: Set = None,
+    blend: Blend = False,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
     minutes: Annotated[
         float | None,
@@ -67,7 +73,9 @@ def command(
 ) -> None:
     """Measure what models find of what was held out of a data set, beside every baseline.
 
-    All items are ranked for every target, none sampled, and what a user has seen is filtered.
+    All items are ranked for every target, none sampled, and what a user has seen is filtered. With
+    --test each user has one list of 20, in which all that the file has of the user is looked for;
+    --split then says how the epochs of a model are chosen, and `none` that all of them are done.
     """
     from ouzel.recommender.options import TrainOptions
 
@@ -75,12 +83,13 @@ def command(
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
-    options = TrainOptions(preset=preset, split=split, minutes=minutes)
+    options = TrainOptions(preset=preset, split=split, minutes=minutes, blend=blend)
     if settings:
         options = replace(_options_of(named[0], options), settings=settings)
     contest = Contest(
         case=case or data.name.partition(".")[0],
         data=data,
+        test=test,
         models=named,
         seeds=_seeds(seeds),
         options=options,
@@ -96,7 +105,8 @@ def command(
 class Contest:
     """Which models meet on the events of `data`, with which seeds; rows call it `case`.
 
-    `options` are those of every training but for the model and the seed.
+    `options` are those of every training but for the model and the seed. `test` is a file of what
+    was held out of `data`, None: the split of the options says what is.
     """
 
     case: str
@@ -104,6 +114,7 @@ class Contest:
     models: Sequence[str]
     seeds: Sequence[int]
     options: TrainOptions
+    test: Path | None = None
 
 
 def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
@@ -125,11 +136,14 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
     ValueError: there is no model 'esase': did you mean 'ease'?
     """
     from ouzel.data.read import read
+    from ouzel.recommender.cores import usable_threads
+    from ouzel.recommender.given_split import GivenTest
     from ouzel.recommender.home import Home
     from ouzel.recommender.train import cleaned, import_dataset, train_home
 
+    of_all = contest.options if contest.test is None else replace(contest.options, refit=True)
     trainings = [
-        [replace(_options_of(model, contest.options), seed=seed) for seed in contest.seeds]
+        [replace(_options_of(model, of_all), seed=seed) for seed in contest.seeds]
         for model in contest.models
     ]
     rows: list[Row] = []
@@ -140,16 +154,23 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
         progress.say(str(dataset.report))
         with home.log() as log:
             import_dataset(log, cleaned(dataset, contest.options, progress), progress)
+        given = None if contest.test is None else GivenTest(home, read(contest.test))
         for of_model in trainings:
             measured: list[Row] = []
+            parts: list[Row] = []
             for options in of_model:
                 progress.say(f"{options.model}, seed {options.seed}")
                 trained = train_home(home, options, progress)
+                if given is not None:
+                    found = given.rows(progress, threads=usable_threads())
+                    trained = replace(trained, rows=found)
                 measured.append(_row(trained, options))
-                baselines = baselines or trained.rows[1:]
+                parts += _parts_of(trained, options)
+                baselines = baselines or _baselines_of(trained, options)
             rows += measured
             if len(measured) > 1:
                 rows.append(mean_row(measured))
+            rows += parts
     return [{"system": row["model"], "case": contest.case, **row} for row in (*rows, *baselines)]
 
 
@@ -157,7 +178,11 @@ def _options_of(model: str, options: TrainOptions) -> TrainOptions:
     from ouzel.models.registry import kind_of, model_named
 
     at_once = kind_of(model_named(model)) == "closed_form"
-    return replace(options, model=model, minutes=None if at_once else options.minutes)
+    options = replace(options, model=model, minutes=None if at_once else options.minutes)
+    if options.refit and (at_once or options.split == "none"):
+        # No epoch is to be chosen, so the first training is that of everything.
+        return replace(options, split="none", refit=False)
+    return options
 
 
 def _row(trained: Trained, options: TrainOptions) -> Row:
@@ -178,11 +203,25 @@ def _row(trained: Trained, options: TrainOptions) -> Row:
     }
 
 
+def _parts_of(trained: Trained, options: TrainOptions) -> list[Row]:
+    """Return the rows of what the whole of a model is made of, such as the model alone."""
+    own = [row for row in trained.rows[1:] if _is_of(options.model, row)]
+    return [{**row, "seed": options.seed, "settings": dict(options.settings)} for row in own]
+
+
+def _baselines_of(trained: Trained, options: TrainOptions) -> list[Row]:
+    return [row for row in trained.rows[1:] if not _is_of(options.model, row)]
+
+
+def _is_of(model: str, row: Row) -> bool:
+    return bool(row["model"].partition(" ")[0] == model)
+
+
 def mean_row(rows: Sequence[Row]) -> Row:
     """Return the means of one model over its seeds, with the deviation between these.
 
     >>> alike = {"model": "ease", "split": "temporal", "preset": "S", "settings": {}, "seconds": 1}
-    >>> seeds = [{**alike, "seed": seed, **dict.fromkeys(METRICS, value)}
+    >>> seeds = [{**alike, "seed": seed, "ndcg@10": value}
     ...     for seed, value in enumerate((0.1, 0.3))]
     >>> row = mean_row(seeds)
     >>> row["seeds"], round(row["ndcg@10"], 6), round(row["ndcg@10_sd"], 6)
@@ -191,17 +230,24 @@ def mean_row(rows: Sequence[Row]) -> Row:
     first = rows[0]
     mean: Row = {name: first[name] for name in ("model", "split", "preset", "settings")}
     mean["seeds"] = [row["seed"] for row in rows]
-    for name in METRICS:
+    for name in filter(_is_mean, first):
         values = [row[name] for row in rows]
         mean |= {name: fmean(values), f"{name}_sd": stdev(values)}
     mean["seconds"] = round(fmean(row["seconds"] for row in rows), 1)
     return mean
 
 
+def _is_mean(name: str) -> bool:
+    """Return whether a field is a figure of accuracy, and not an end of its interval or a lead."""
+    return "@" in name and not name.endswith(("_low", "_high")) and "_lead" not in name
+
+
 def _shown(row: Row) -> Row:
     """Return a row with its seeds and the interval of its NDCG as a person reads them."""
     if "seeds" in row:
         return {**row, "seed": f"mean of {len(row['seeds'])}"}
+    if "ndcg@10_low" not in row:
+        return row
     interval = f"{row['ndcg@10_low']:.4f} .. {row['ndcg@10_high']:.4f}"
     return {**row, "ndcg@10 95%": interval}
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHOWN = ("model", "split", "recall@10", "ndcg@10", "mrr@10", "coverage@10", "num_users")
+SHOWN_PARTS = ("ndcg@10_warm", "ndcg@10_cold", "num_cold")
+"""Targets with little to go by, and the others: see `ouzel.evaluation.cold`."""
 
 
 def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -19,6 +21,7 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         shown = {name: row[name] for name in SHOWN if name in row}
         if "ndcg@10_low" in row:
             shown["ndcg@10 95%"] = f"{row['ndcg@10_low']:.4f} .. {row['ndcg@10_high']:.4f}"
+        shown |= {name: row[name] for name in SHOWN_PARTS if name in row}
         table.append(shown)
     return table
 

@@ -50,6 +50,10 @@ class TrainingProgress:
         """Print a line."""
         self._console.print(text)
 
+    def warn(self, text: str) -> None:
+        """Print a line that begins with what it is."""
+        self._console.print(f"Warning: {text}")
+
     def step(self, title: str) -> Callable[[int, int], None]:
         """Begin a bar, in place of the one before; return what moves it."""
         if self._bars is None:
