@@ -1,7 +1,7 @@
 """Interactions as a sparse matrix of users and items, each pair once.
 
 Shape legend: U = users, N = catalogue rows with the padding row 0, E = entries, P = pairs of
-entries of one user.
+entries of one user, B = lines of a chunk, L = longest of them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ DENSE_GAIN = 200
 
 DENSE_BLOCK = 1 << 24
 """Cells of the lines that are multiplied at once."""
+
+CHUNK_CELLS = 1 << 22
+"""Numbers that are gathered at once: 16 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class Matrix:
         """Return the line of each entry."""
         return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths_U())
 
+    def padded(self, lines_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows (B, L) of some lines, padded with 0."""
+        starts_B = self.offsets_U1[lines_B]
+        lengths_B = self.offsets_U1[lines_B + 1] - starts_B
+        column_L = np.arange(max(1, int(lengths_B.max())))
+        there_BL = column_L < lengths_B[:, None]
+        places_BL = np.where(there_BL, starts_B[:, None] + column_L, 0)
+        return np.where(there_BL, self.rows_E[places_BL], 0).astype(np.int64)
+
     def transposed(self) -> Matrix:
         """Return the same entries with lines and rows exchanged."""
         order = np.argsort(self.rows_E, kind="stable")
@@ -91,11 +103,40 @@ def matrix_of(interactions: Interactions) -> Matrix:
             f"rows reach from {rows_E.min()} to {rows_E.max()}: a catalogue of {num_rows} rows has "
             f"1 to {num_rows - 1}"
         )
-    users = np.repeat(np.arange(interactions.num_users), interactions.lengths_U())
-    pairs = np.unique(users * num_rows + rows_E)
-    lengths = np.bincount(pairs // num_rows, minlength=interactions.num_users)
+    users_E = np.repeat(np.arange(interactions.num_users), interactions.lengths_U())
+    return matrix_of_pairs(users_E, rows_E, num_users=interactions.num_users, num_rows=num_rows)
+
+
+def matrix_of_pairs(
+    users_E: NDArray[np.int64], rows_E: NDArray[np.int32], *, num_users: int, num_rows: int
+) -> Matrix:
+    """Return pairs of users and rows, in any order and however often, as a matrix.
+
+    >>> matrix = matrix_of_pairs(np.array([1, 1]), np.array([2, 2]), num_users=2, num_rows=3)
+    >>> matrix.offsets_U1.tolist(), matrix.rows_E.tolist()
+    ([0, 0, 1], [2])
+    """
+    pairs = np.unique(users_E * num_rows + rows_E)
+    lengths = np.bincount(pairs // num_rows, minlength=num_users)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Matrix(offsets, (pairs % num_rows).astype(np.int32), num_rows)
+
+
+def chunks(lengths_U: NDArray[np.int64], dim: int) -> Iterator[NDArray[np.int64]]:
+    """Yield lines (B,) of like length, few enough for a vector of each of their rows.
+
+    Vectors are of `dim` numbers; a matrix (dim, dim) for each line has room too.
+
+    >>> [chunk.tolist() for chunk in chunks(np.array([5, 1, 4]), 8)]
+    [[1, 2, 0]]
+    """
+    order = np.argsort(lengths_U, kind="stable")
+    stop = len(order)
+    while stop:
+        longest = max(1, int(lengths_U[order[stop - 1]]))
+        start = max(0, stop - max(1, CHUNK_CELLS // (dim * max(longest, dim))))
+        yield order[start:stop]
+        stop = start
 
 
 def cooccurrences(

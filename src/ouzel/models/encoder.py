@@ -113,6 +113,28 @@ class Encoder(nn.Module, ABC):
         return {"items": {"vectors": self.items.weight.detach().numpy().copy()}, "fold_in": fold_in}
 
 
+def check_matrix(matrix: Matrix, model: Encoder) -> None:
+    """Return nothing if a model is of the users and items of a matrix.
+
+    Raises:
+        ValueError: it is of others.
+
+    >>> from types import SimpleNamespace
+    >>> tables = SimpleNamespace(users=nn.Embedding(2, 4), items=nn.Embedding(3, 4))
+    >>> check_matrix(Matrix(np.array([0, 1]), np.array([1], np.int32), 3), tables)
+    ... # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: the matrix has 1 users and 3 rows, the model 2 and 3: give the matrix ...
+    """
+    held = model.users.num_embeddings, model.items.num_embeddings
+    if (matrix.num_users, matrix.num_rows) != held:
+        raise ValueError(
+            f"the matrix has {matrix.num_users} users and {matrix.num_rows} rows, the model "
+            f"{held[0]} and {held[1]}: give the matrix it was made for"
+        )
+
+
 def check_factors(config: EncoderConfig) -> None:
     """Return nothing if a config may say this.
 
