@@ -10,6 +10,7 @@ import torch
 
 from ouzel.features.matrix import matrix_of_pairs
 from ouzel.models import steps
+from ouzel.models.drawing import other_rows, unseen_rows
 from ouzel.models.encoder import Encoder
 from ouzel.models.factorization import FACTORIZATION_MODELS
 from ouzel.models.factorization.bpr import BPR, BPRConfig
@@ -187,12 +188,18 @@ def test_how_a_stream_is_cut_changes_nothing(kind, batch) -> None:
 
 
 def test_the_others_of_bpr_are_any_items_but_its_own() -> None:
-    model = built(BPR)
     rows = np.repeat(np.arange(1, NUM_ROWS), 300)
-    others = model._others(rows)
+    others = other_rows(rows, NUM_ROWS)
     assert (others != rows).all() and others.min() == 1 and others.max() == NUM_ROWS - 1
     counts = np.bincount(others, minlength=NUM_ROWS)[1:]
     assert counts.min() > 200
+
+
+def test_what_was_seen_is_drawn_again() -> None:
+    users, rows = np.zeros(3000, int), np.tile(np.arange(1, 11), 300).astype(np.int32)
+    matrix = matrix_of_pairs(users, rows, num_users=1, num_rows=NUM_ROWS)
+    seen = (unseen_rows(matrix, users, rows) <= 10).mean()
+    assert seen == pytest.approx((9 / 19) ** 2, abs=0.05)
 
 
 def test_targets_are_what_scores_go_to() -> None:

@@ -1,7 +1,7 @@
 """Interactions as a sparse matrix of users and items, each pair once.
 
-Shape legend: U = users, N = catalogue rows with the padding row 0, E = entries, P = pairs of
-entries of one user, B = lines of a chunk, L = longest of them.
+Shape legend: U = users, N = catalogue rows with the padding row 0, E = entries, T = events, P =
+pairs of entries of one user, B = lines of a chunk, L = longest of them.
 """
 
 from __future__ import annotations
@@ -82,6 +82,34 @@ class Matrix:
         order = np.argsort(self.rows_E, kind="stable")
         offsets = np.concatenate([[0], np.cumsum(self.counts_N())]).astype(np.int64)
         return Matrix(offsets, self.users_E()[order], self.num_users)
+
+
+@dataclass(frozen=True)
+class OrderedMatrix(Matrix):
+    """A matrix that knows the T events too: who, what came right before (0: nothing), and what."""
+
+    users_T: NDArray[np.int64]
+    before_T: NDArray[np.int32]
+    next_T: NDArray[np.int32]
+
+
+def ordered_matrix_of(interactions: Interactions) -> OrderedMatrix:
+    """Return who had to do with what, and in which order.
+
+    Raises:
+        ValueError: there is nothing in it, or a row is outside the catalogue.
+
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> visit = History(np.array([3, 1, 3], np.int32), np.array([10, 20, 30]))
+    >>> ordered_matrix_of(from_histories([visit, visit.last(1)], num_rows=4)).before_T
+    array([0, 3, 1, 0], dtype=int32)
+    """
+    matrix, lengths_U = matrix_of(interactions), interactions.lengths_U()
+    before_T = np.concatenate([[0], interactions.rows_E[:-1]]).astype(np.int32)
+    before_T[interactions.offsets_U1[:-1][lengths_U > 0]] = 0
+    users_T = np.repeat(np.arange(interactions.num_users), lengths_U)
+    parts = (matrix.offsets_U1, matrix.rows_E, matrix.num_rows)
+    return OrderedMatrix(*parts, users_T, before_T, interactions.rows_E)
 
 
 def matrix_of(interactions: Interactions) -> Matrix:

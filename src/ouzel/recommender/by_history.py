@@ -120,8 +120,8 @@ def _fit(
     """
     model_class = model_named(options.model)
     config = replace(model_class.presets[options.preset], **options.checked_settings)
-    matrix = matrix_of(train)
     if issubclass(model_class, Encoder):
+        matrix = model_class.data_of(train)
         torch.manual_seed(options.seed)
         encoder = model_class.build(config, num_users=matrix.num_users, num_rows=matrix.num_rows)
         validate = None
@@ -141,7 +141,7 @@ def _fit(
         return Fitted(encoder.name, "encoder", config, encoder.tensors()), result
     assert issubclass(model_class, ClosedForm)
     began = time.perf_counter()
-    model = model_class.fit(matrix, config)
+    model = model_class.fit(matrix_of(train), config)
     seconds = time.perf_counter() - began
     progress.say(f"Fitted {model.name} in {seconds:.1f} s")
     directory.mkdir(parents=True, exist_ok=True)

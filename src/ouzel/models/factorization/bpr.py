@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ouzel.features.matrix import Matrix
 from ouzel.models.about import About
+from ouzel.models.drawing import other_rows, unseen_rows
 from ouzel.models.encoder import Ridge, check_factors, check_matrix
 from ouzel.models.online import OnlineEncoder, Places, check_steps
 from ouzel.models.steps import Tables, ranked_steps
@@ -90,12 +91,7 @@ class BPR(OnlineEncoder):
         check_matrix(matrix, self)
         order = torch.randperm(len(matrix)).numpy()
         users_E, rows_E = matrix.users_E()[order].astype(np.int64), matrix.rows_E[order]
-        others_E = self._others(rows_E)
-        pairs = matrix.users_E().astype(np.int64) * matrix.num_rows + matrix.rows_E
-        drawn = users_E * matrix.num_rows + others_E
-        places = np.searchsorted(pairs, drawn).clip(max=len(pairs) - 1)
-        seen_E = pairs[places] == drawn
-        others_E[seen_E] = self._others(rows_E[seen_E])
+        others_E = unseen_rows(matrix, users_E, rows_E)
         scores_E, other_scores_E = self._steps(users_E, rows_E, others_E)
         return float(np.logaddexp(0, other_scores_E - scores_E).mean())
 
@@ -112,7 +108,7 @@ class BPR(OnlineEncoder):
         (True, 3, 4)
         """
         self.admit(users_E, rows_E)
-        return self._steps(users_E, rows_E, self._others(rows_E))[0]
+        return self._steps(users_E, rows_E, other_rows(rows_E, len(self.items.weight)))[0]
 
     def _steps(
         self,
@@ -125,12 +121,3 @@ class BPR(OnlineEncoder):
             scores_E = np.einsum("ed,ed->e", tables.users_UD[users_E], tables.items_ND[rows_E])
             return scores_E, np.zeros_like(scores_E)
         return ranked_steps(tables, users_E, rows_E, others_E)
-
-    def _others(self, rows_E: Places) -> NDArray[np.int64]:
-        """Return for each event a row that is not its own, all alike often."""
-        others = len(self.items.weight) - 2
-        if others < 1:
-            return rows_E.astype(np.int64)
-        shift_E = torch.randint(others, (len(rows_E),)).numpy()
-        others_E: NDArray[np.int64] = (rows_E + shift_E) % (others + 1) + 1
-        return others_E
