@@ -8,7 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
-KERNEL := src/ouzel/retrieval/scan.cpp src/ouzel/inference/target_attention.cpp
+KERNEL := src/ouzel/retrieval/scan.cpp src/ouzel/inference/target_attention.cpp \
+	src/ouzel/models/steps.cpp
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: install demo test check bench

@@ -267,6 +267,17 @@ def test_the_newest_entries_of_histories_are_read_in_order(log: EventLog) -> Non
     assert len(log.newest(2).times_ms) == 2
 
 
+def test_entries_of_histories_are_read_on_from_an_offset(log: EventLog) -> None:
+    """In the order of the log, not of time: what came late was not seen before."""
+    log.append([item("a"), item("b"), did("1", "a"), did("2", "b", 3, user_id="v")])
+    log.append([did("3", "a", event="hide"), did("4", "later"), did("5", "a", 1)])
+    found = log.entries(after=0, limit=2)
+    assert (found.users_E.tolist(), found.rows_E.tolist()) == ([0, 1], [1, 2])
+    rest = log.entries(after=int(found.offsets_E[-1]), limit=2)
+    assert (rest.users_E.tolist(), rest.rows_E.tolist()) == ([0], [1])
+    assert len(log.entries(after=int(rest.offsets_E[-1]), limit=2)) == 0
+
+
 def test_everything_is_there_after_reopening(log: EventLog, path: Path) -> None:
     events: list[Event] = [
         item("ä", title="Ä", genres="Drama|Romance"),

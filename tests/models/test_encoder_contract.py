@@ -14,7 +14,7 @@ from ouzel.bundle.tensors import read_tensors, write_tensors
 from ouzel.data.split import leave_one_out
 from ouzel.evaluation.by_history import fold_in_scorer
 from ouzel.events.interactions import History, from_histories
-from ouzel.features.matrix import Matrix, matrix_of
+from ouzel.features.matrix import Matrix
 from ouzel.features.recency import fade_of, weighted_rows
 from ouzel.inference.fold_in import FoldIn
 from ouzel.models.encoder import Encoder
@@ -32,8 +32,8 @@ def histories(num_users: int = 60) -> list[History]:
     return [History(rows.astype(np.int32), np.arange(5, dtype=np.int64)) for rows in sides]
 
 
-def matrix() -> Matrix:
-    return matrix_of(from_histories(histories(), num_rows=NUM_ROWS))
+def matrix(kind: type[Encoder] = IALS) -> Matrix:
+    return kind.data_of(from_histories(histories(), num_rows=NUM_ROWS))
 
 
 def fitted(kind: type[Encoder], *, seed: int = 0, **settings: object) -> Encoder:
@@ -41,7 +41,7 @@ def fitted(kind: type[Encoder], *, seed: int = 0, **settings: object) -> Encoder
     config = replace(kind.presets["S"], **{"dim": 8, "half_life": None, **settings})
     model = kind.build(config, num_users=60, num_rows=NUM_ROWS)
     for _ in range(6):
-        model.sweep(matrix())
+        model.sweep(matrix(kind))
     return model
 
 
@@ -52,12 +52,17 @@ def folded_in(model: Encoder, rows_n: np.ndarray) -> np.ndarray:
     fade = fade_of(model.config.half_life)
     known, weights = weighted_rows(rows_n, num_rows=len(items), fade=fade)
     size = ridge.l2 * (weights.sum() + ridge.offset) ** ridge.power
-    left = ridge.base.numpy().astype(np.float64) + size * np.eye(model.config.dim)
-    right = np.zeros(model.config.dim)
+    part = len(ridge.base)
+    left = ridge.base.numpy().astype(np.float64) + size * np.eye(part)
+    right = np.zeros(part)
     for row, weight in zip(known.tolist(), weights.tolist(), strict=True):
-        left += weight * np.outer(items[row], items[row])
-        right += weight * items[row]
-    return np.linalg.solve(left, right)
+        left += weight * np.outer(items[row, :part], items[row, :part])
+        right += weight * items[row, :part]
+    solved = np.linalg.solve(left, right)
+    if ridge.after is None:
+        return solved
+    after = ridge.after.numpy()
+    return np.concatenate([solved, after[known[0]] if len(known) else 0 * after[0]])
 
 
 def rows(*chosen: int) -> np.ndarray:
@@ -97,7 +102,7 @@ class TestContract:
         torch.manual_seed(0)
         config = replace(kind.presets["S"], dim=8)
         model = kind.build(config, num_users=60, num_rows=NUM_ROWS)
-        losses = [model.sweep(matrix()) for _ in range(4)]
+        losses = [model.sweep(matrix(kind)) for _ in range(4)]
         assert losses[-1] < losses[0]
 
     def test_what_is_served_from_a_file_scores_alike(self, kind, tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ class TestContract:
         assert left[2] > right[2] and right[10] > left[10]
 
     def test_one_item_one_user_and_items_of_nobody_are_no_trouble(self, kind) -> None:
-        lone = matrix_of(from_histories([History(rows(1, 1), np.arange(2))], num_rows=4))
+        lone = kind.data_of(from_histories([History(rows(1, 1), np.arange(2))], num_rows=4))
         model = kind.build(replace(kind.presets["S"], dim=4), num_users=1, num_rows=4)
         assert np.isfinite(model.sweep(lone))
         assert np.isfinite(folded_in(model, rows(1))).all()
@@ -136,7 +141,7 @@ class TestContract:
     def test_data_of_others_are_refused(self, kind) -> None:
         model = kind.build(kind.presets["S"], num_users=2, num_rows=NUM_ROWS)
         with pytest.raises(ValueError, match="the matrix has 60 users"):
-            model.sweep(matrix())
+            model.sweep(matrix(kind))
 
     def test_validation_ends_it_and_the_best_is_kept(self, kind, tmp_path: Path) -> None:
         model = kind.build(replace(kind.presets["S"], dim=4), num_users=60, num_rows=NUM_ROWS)
@@ -148,7 +153,7 @@ class TestContract:
             return next(scores)
 
         result = fit_encoder(
-            model, matrix(), epochs=9, minutes=None, validate=validate, directory=tmp_path
+            model, matrix(kind), epochs=9, minutes=None, validate=validate, directory=tmp_path
         )
         assert (result.epochs, result.best_epoch, result.best_score) == (5, 2, 0.3)
         assert torch.equal(model.items.weight, kept[1])

@@ -29,7 +29,7 @@ COMMANDS = {
     "recommend": "Print what a home recommends to one user.",
     "index": "Choose how the items of a home are searched, by measuring it here.",
     "serve": "Serve a home over HTTP, with the live page.",
-    "benchmark": "Measure serving, user states or accuracy here.",
+    "benchmark": "Measure serving, user states, accuracy or training here.",
     "doctor": "Check this machine and a home, and say what to repair.",
 }
 """Every command and its line in `ouzel --help`."""

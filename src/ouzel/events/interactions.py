@@ -76,6 +76,18 @@ class Interactions:
         )
 
 
+@dataclass(frozen=True)
+class Entries:
+    """Interactions in the order of the log: `offsets_E` and `users_E` int64, `rows_E` int32."""
+
+    offsets_E: NDArray[np.int64]
+    users_E: NDArray[np.int64]
+    rows_E: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.rows_E)
+
+
 def group_by_user(
     users_E: NDArray[np.int64],
     rows_E: NDArray[np.int32],

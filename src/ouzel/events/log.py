@@ -21,7 +21,7 @@ import msgspec
 from ouzel.events import log_import, log_read
 from ouzel.events.catalog import Catalog
 from ouzel.events.columns import EventColumns
-from ouzel.events.interactions import History, Interactions
+from ouzel.events.interactions import Entries, History, Interactions
 from ouzel.events.log_append import Batch, Receipt, Users
 from ouzel.events.log_fold import Fold, fold_until
 from ouzel.events.log_import import ImportCounts
@@ -223,6 +223,11 @@ class EventLog:
         """Return up to `limit` (offset, event) pairs that follow offset `after`, in log order."""
         with self._read_lock:
             return log_read.events_after(self._reader, after, limit)
+
+    def entries(self, *, after: int, limit: int) -> Entries:
+        """Return up to `limit` interactions of histories that follow offset `after`."""
+        with self._read_lock:
+            return log_read.entries(self._reader, after, limit)
 
     def impressions(self, request_id: str) -> list[Impression]:
         """Return what was shown under `request_id`, in log order."""

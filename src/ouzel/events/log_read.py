@@ -7,12 +7,14 @@ import sqlite3
 import msgspec
 import numpy as np
 
-from ouzel.events.interactions import History, Interactions, group_by_user
+from ouzel.events.interactions import Entries, History, Interactions, group_by_user
 from ouzel.events.log_schema import HISTORY_ROWS
 from ouzel.events.types import Event, Impression, Interaction
 
 LATELY = 10_000
 """Newest events that are looked through for what was shown last."""
+
+_ENTRY = np.dtype([("offset", np.int64), ("user", np.int64), ("row", np.int32)])
 
 _decode: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
@@ -152,6 +154,30 @@ def interactions(connection: sqlite3.Connection, until_offset: int) -> Interacti
         values,
         num_rows=int(table["row"].max(initial=0)) + 1,
     )
+
+
+def entries(connection: sqlite3.Connection, after: int, limit: int) -> Entries:
+    """Return up to `limit` interactions of histories that follow the offset `after`.
+
+    >>> from pathlib import Path
+    >>> from ouzel.events.catalog import Catalog
+    >>> from ouzel.events.log_append import Batch
+    >>> from ouzel.events.log_schema import open_writer
+    >>> connection = open_writer(Path(":memory:"), "FULL")
+    >>> batch = Batch(connection, Catalog(["a"]))
+    >>> seen = Interaction(event_id="e", timestamp_ms=5, user_id="u", item_id="a", event="view")
+    >>> (receipt,) = batch.add([seen])
+    >>> found = entries(connection, 0, 10)
+    >>> found.offsets_E.tolist(), found.rows_E.tolist(), len(entries(connection, 1, 10))
+    ([1], [1], 0)
+    """
+    records = connection.execute(
+        f"SELECT offset, user, row FROM events NOT INDEXED WHERE offset > ? AND {HISTORY_ROWS}"
+        " ORDER BY offset LIMIT ?",
+        (after, limit),
+    )
+    table = np.fromiter(records, _ENTRY)
+    return Entries(table["offset"].copy(), table["user"].copy(), table["row"].copy())
 
 
 def impressions(connection: sqlite3.Connection, request_id: str) -> list[Impression]:

@@ -1,7 +1,7 @@
 """Interactions as a sparse matrix of users and items, each pair once.
 
-Shape legend: U = users, N = catalogue rows with the padding row 0, E = entries, P = pairs of
-entries of one user.
+Shape legend: U = users, N = catalogue rows with the padding row 0, E = entries, T = events, P =
+pairs of entries of one user, B = lines of a chunk, L = longest of them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ DENSE_GAIN = 200
 
 DENSE_BLOCK = 1 << 24
 """Cells of the lines that are multiplied at once."""
+
+CHUNK_CELLS = 1 << 22
+"""Numbers that are gathered at once: 16 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,48 @@ class Matrix:
         """Return the line of each entry."""
         return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths_U())
 
+    def padded(self, lines_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows (B, L) of some lines, padded with 0."""
+        starts_B = self.offsets_U1[lines_B]
+        lengths_B = self.offsets_U1[lines_B + 1] - starts_B
+        column_L = np.arange(max(1, int(lengths_B.max())))
+        there_BL = column_L < lengths_B[:, None]
+        places_BL = np.where(there_BL, starts_B[:, None] + column_L, 0)
+        return np.where(there_BL, self.rows_E[places_BL], 0).astype(np.int64)
+
     def transposed(self) -> Matrix:
         """Return the same entries with lines and rows exchanged."""
         order = np.argsort(self.rows_E, kind="stable")
         offsets = np.concatenate([[0], np.cumsum(self.counts_N())]).astype(np.int64)
         return Matrix(offsets, self.users_E()[order], self.num_users)
+
+
+@dataclass(frozen=True)
+class OrderedMatrix(Matrix):
+    """A matrix that knows the T events too: who, what came right before (0: nothing), and what."""
+
+    users_T: NDArray[np.int64]
+    before_T: NDArray[np.int32]
+    next_T: NDArray[np.int32]
+
+
+def ordered_matrix_of(interactions: Interactions) -> OrderedMatrix:
+    """Return who had to do with what, and in which order.
+
+    Raises:
+        ValueError: there is nothing in it, or a row is outside the catalogue.
+
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> visit = History(np.array([3, 1, 3], np.int32), np.array([10, 20, 30]))
+    >>> ordered_matrix_of(from_histories([visit, visit.last(1)], num_rows=4)).before_T
+    array([0, 3, 1, 0], dtype=int32)
+    """
+    matrix, lengths_U = matrix_of(interactions), interactions.lengths_U()
+    before_T = np.concatenate([[0], interactions.rows_E[:-1]]).astype(np.int32)
+    before_T[interactions.offsets_U1[:-1][lengths_U > 0]] = 0
+    users_T = np.repeat(np.arange(interactions.num_users), lengths_U)
+    parts = (matrix.offsets_U1, matrix.rows_E, matrix.num_rows)
+    return OrderedMatrix(*parts, users_T, before_T, interactions.rows_E)
 
 
 def matrix_of(interactions: Interactions) -> Matrix:
@@ -91,11 +131,40 @@ def matrix_of(interactions: Interactions) -> Matrix:
             f"rows reach from {rows_E.min()} to {rows_E.max()}: a catalogue of {num_rows} rows has "
             f"1 to {num_rows - 1}"
         )
-    users = np.repeat(np.arange(interactions.num_users), interactions.lengths_U())
-    pairs = np.unique(users * num_rows + rows_E)
-    lengths = np.bincount(pairs // num_rows, minlength=interactions.num_users)
+    users_E = np.repeat(np.arange(interactions.num_users), interactions.lengths_U())
+    return matrix_of_pairs(users_E, rows_E, num_users=interactions.num_users, num_rows=num_rows)
+
+
+def matrix_of_pairs(
+    users_E: NDArray[np.int64], rows_E: NDArray[np.int32], *, num_users: int, num_rows: int
+) -> Matrix:
+    """Return pairs of users and rows, in any order and however often, as a matrix.
+
+    >>> matrix = matrix_of_pairs(np.array([1, 1]), np.array([2, 2]), num_users=2, num_rows=3)
+    >>> matrix.offsets_U1.tolist(), matrix.rows_E.tolist()
+    ([0, 0, 1], [2])
+    """
+    pairs = np.unique(users_E * num_rows + rows_E)
+    lengths = np.bincount(pairs // num_rows, minlength=num_users)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Matrix(offsets, (pairs % num_rows).astype(np.int32), num_rows)
+
+
+def chunks(lengths_U: NDArray[np.int64], dim: int) -> Iterator[NDArray[np.int64]]:
+    """Yield lines (B,) of like length, few enough for a vector of each of their rows.
+
+    Vectors are of `dim` numbers; a matrix (dim, dim) for each line has room too.
+
+    >>> [chunk.tolist() for chunk in chunks(np.array([5, 1, 4]), 8)]
+    [[1, 2, 0]]
+    """
+    order = np.argsort(lengths_U, kind="stable")
+    stop = len(order)
+    while stop:
+        longest = max(1, int(lengths_U[order[stop - 1]]))
+        start = max(0, stop - max(1, CHUNK_CELLS // (dim * max(longest, dim))))
+        yield order[start:stop]
+        stop = start
 
 
 def cooccurrences(

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ouzel.features.matrix import Matrix
+from ouzel.events.interactions import Interactions
+from ouzel.features.matrix import Matrix, matrix_of
 from ouzel.features.recency import fade_of
 from ouzel.models.about import About
 
@@ -43,13 +44,15 @@ class EncoderConfig(Protocol):
 class Ridge:
     """How a user is folded in: `base` (D, D) and the weight l2 (m + offset)^power of the ridge.
 
-    m is the sum of the weights of the events.
+    m is the sum of the weights of the events. Of a model that reads the newest event, D is the size
+    of the part that is folded in, and `after` (N, H) what that event adds behind it.
     """
 
     base: Tensor
     l2: float
     offset: float
     power: float
+    after: Tensor | None = None
 
 
 class Encoder(nn.Module, ABC):
@@ -86,13 +89,22 @@ class Encoder(nn.Module, ABC):
     def build(cls, config: Any, *, num_users: int, num_rows: int) -> Encoder:
         """Return an untrained model."""
 
+    @classmethod
+    def data_of(cls, interactions: Interactions) -> Matrix:
+        """Return what a sweep reads.
+
+        Raises:
+            ValueError: there is nothing in it, or a row is outside the catalogue.
+        """
+        return matrix_of(interactions)
+
     @abstractmethod
     def ridge(self) -> Ridge:
         """Return how a user is folded in."""
 
     @abstractmethod
     def sweep(self, matrix: Matrix) -> float:
-        """Return the mean loss on pairs seen, after improving all factors once.
+        """Return the mean loss on pairs seen, after improving all factors once by `data_of`.
 
         Raises:
             ValueError: `matrix` is of other users or items.
@@ -110,7 +122,31 @@ class Encoder(nn.Module, ABC):
             "ridge": np.array([ridge.l2, ridge.offset, ridge.power]),
             "fade": np.array([fade_of(self.config.half_life)]),
         }
+        if ridge.after is not None:
+            fold_in["after"] = ridge.after.numpy()
         return {"items": {"vectors": self.items.weight.detach().numpy().copy()}, "fold_in": fold_in}
+
+
+def check_matrix(matrix: Matrix, model: Encoder) -> None:
+    """Return nothing if a model is of the users and items of a matrix.
+
+    Raises:
+        ValueError: it is of others.
+
+    >>> from types import SimpleNamespace
+    >>> tables = SimpleNamespace(users=nn.Embedding(2, 4), items=nn.Embedding(3, 4))
+    >>> check_matrix(Matrix(np.array([0, 1]), np.array([1], np.int32), 3), tables)
+    ... # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: the matrix has 1 users and 3 rows, the model 2 and 3: give the matrix ...
+    """
+    held = model.users.num_embeddings, model.items.num_embeddings
+    if (matrix.num_users, matrix.num_rows) != held:
+        raise ValueError(
+            f"the matrix has {matrix.num_users} users and {matrix.num_rows} rows, the model "
+            f"{held[0]} and {held[1]}: give the matrix it was made for"
+        )
 
 
 def check_factors(config: EncoderConfig) -> None:

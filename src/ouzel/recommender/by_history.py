@@ -79,7 +79,7 @@ def train_by_history(
     scorers = with_blend(scorers, provenance.features, split.train)
     rows = compare(scorers, split, name=options.split, progress=progress)
     provenance = replace(provenance, metrics=rows)
-    bundle = _written(home, fitted, interactions, provenance)
+    bundle = write_fitted(home, fitted, interactions, provenance)
     if options.refit:
         progress.say("Fitting again on all events")
         again, _ = _fit(
@@ -91,12 +91,14 @@ def train_by_history(
             data=msgspec.structs.replace(provenance.data, cut_off_ms=None),
             parent=bundle.digest,
         )
-        bundle = _written(home, again, interactions, provenance)
+        bundle = write_fitted(home, again, interactions, provenance)
     return bundle, rows, result
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class Fitted:
+    """A model as a Bundle holds it."""
+
     name: str
     kind: Kind
     config: Any
@@ -111,15 +113,16 @@ def _fit(
     *,
     split: Split | None = None,
     epochs: int | None = None,
-) -> tuple[_Fitted, FitResult]:
+) -> tuple[Fitted, FitResult]:
     """Return the model of `train` as it is served, and how it went.
 
     `split` has what stops the epochs; without it there are so many `epochs`.
     """
     model_class = model_named(options.model)
     config = replace(model_class.presets[options.preset], **options.checked_settings)
-    matrix = matrix_of(train)
     if issubclass(model_class, Encoder | GraphEncoder):
+        fitted_to = model_class.data_of if issubclass(model_class, Encoder) else matrix_of
+        matrix = fitted_to(train)
         torch.manual_seed(options.seed)
         encoder = _untrained(model_class, config, matrix)
         validate = None
@@ -142,16 +145,16 @@ def _fit(
             on_epoch=progress.epoch,
             seed=options.seed,
         )
-        return _Fitted(encoder.name, "encoder", config, encoder.tensors()), result
+        return Fitted(encoder.name, "encoder", config, encoder.tensors()), result
     assert issubclass(model_class, ClosedForm)
     began = time.perf_counter()
-    model = model_class.fit(matrix, config)
+    model = model_class.fit(matrix_of(train), config)
     seconds = time.perf_counter() - began
     progress.say(f"Fitted {model.name} in {seconds:.1f} s")
     directory.mkdir(parents=True, exist_ok=True)
     row = {"epoch": 1, "seconds": round(seconds, 3)}
     (directory / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    fitted = _Fitted(model.name, "closed_form", config, model.tensors())
+    fitted = Fitted(model.name, "closed_form", config, model.tensors())
     return fitted, FitResult(epochs=1, best_epoch=1, best_score=0.0, seconds=seconds)
 
 
@@ -163,9 +166,30 @@ def _untrained(
     return model_class.build(config, num_users=matrix.num_users, num_rows=matrix.num_rows)
 
 
-def _written(
-    home: Home, fitted: _Fitted, interactions: Interactions, provenance: Provenance
+def write_fitted(
+    home: Home, fitted: Fitted, interactions: Interactions, provenance: Provenance
 ) -> Bundle:
+    """Return the Bundle of a model that keeps no states, written but not yet served.
+
+    `interactions` are all there are, not those it learned from; of a model that goes on learning
+    their users are those of its table.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from ouzel.bundle.manifest import DataRange
+    >>> from ouzel.events.interactions import History, from_histories
+    >>> x = from_histories([History(np.array([1, 2], np.int32), np.arange(2))], num_rows=3)
+    >>> data = DataRange(digest="d", cut_off_ms=None, num_events=2, num_users=1)
+    >>> told = {"features": {}, "catalogue_digest": "c", "metrics": [], "seed": 0, "parent": None}
+    >>> fitted = Fitted("ease", "closed_form", {}, {"item_item": {"fade": np.ones(1)}})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bundle = write_fitted(Home(Path(folder)), fitted, x, Provenance(data=data, **told))
+    >>> bundle.manifest.model
+    'ease'
+    """
+    tensors = dict(fitted.tensors)
+    if "learning" in tensors:
+        tensors["learning"] = {**tensors["learning"], "user_rows": interactions.users_U}
     fields = {
         "kind": fitted.kind,
         "model": fitted.name,
@@ -174,10 +198,10 @@ def _written(
         "error_bounds": {},
         "index": _index_record(fitted, interactions),
     }
-    return write_model(home, interactions, provenance, fields, fitted.tensors, graphs={})
+    return write_model(home, interactions, provenance, fields, tensors, graphs={})
 
 
-def _index_record(fitted: _Fitted, interactions: Interactions) -> IndexRecord | None:
+def _index_record(fitted: Fitted, interactions: Interactions) -> IndexRecord | None:
     """Return how well the items of a factor model are found; None where no index is asked."""
     if fitted.kind != "encoder":
         return None

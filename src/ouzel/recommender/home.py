@@ -51,9 +51,9 @@ class Home:
         return load_bundle(self.store().current())
 
     def measured(self) -> Bundle:
-        """Return the Bundle whose training left the test part out: `current` or its parent."""
+        """Return the Bundle whose training left the test part out: `current` or what it is of."""
         bundle = self.current()
-        if not bundle.manifest.features.get("refit"):
-            return bundle
-        assert bundle.manifest.parent is not None
-        return load_bundle(self.bundles / bundle.manifest.parent[: len(bundle.path.name)])
+        while bundle.manifest.features.get("refit"):
+            assert bundle.manifest.parent is not None
+            bundle = load_bundle(self.bundles / bundle.manifest.parent[: len(bundle.path.name)])
+        return bundle

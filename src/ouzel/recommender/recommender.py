@@ -109,6 +109,30 @@ class Recommender:
             warnings.warn(text, stacklevel=2)
         return self
 
+    def partial_fit(self, events: Any = None) -> Self:
+        """Return this recommender after its model learned `events`, one after the other.
+
+        `events` is as for `fit`; what a server logged since is learned first, or alone if there are
+        none. Nothing is trained anew, and users and items may be new. What `evaluate` tells stays
+        the accuracy of the last `fit`.
+
+        Raises:
+            ValueError: nothing was fitted, the model learns by `fit` alone (`esasrec` takes each
+                event into a user's state anyway), or the events cannot be read.
+        """
+        from ouzel.data.read import from_arrow, read
+        from ouzel.recommender.online import learn_from_log, online_model
+        from ouzel.recommender.train import import_dataset
+
+        online_model(self.home.current())
+        self._close()
+        if events is not None:
+            dataset = read(Path(events)) if isinstance(events, str | Path) else from_arrow(events)
+            with self.home.log() as log:
+                import_dataset(log, dataset, Silent())
+        learn_from_log(self.home)
+        return self
+
     def recommend(
         self,
         user_ids: Sequence[str],

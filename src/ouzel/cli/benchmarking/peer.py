@@ -7,13 +7,15 @@ part of the package, and nothing of the package is in its environment.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 BENCH = Path(".bench")
 
@@ -69,6 +71,24 @@ class Peer:
             "--workers": tuning.workers,
             "--batch": tuning.batch,
         }
+        return self._words(options)
+
+    def measured(self, options: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Return the rows that the peer prints as JSON when it is run with these options.
+
+        Raises:
+            ValueError: it ends with an error.
+        """
+        # A library with threads of its own asks for a BLAS that has none.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        words = self._words(options)
+        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            raise ValueError(f"{self._folder.name} ended with {done.returncode}: see its words")
+        rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+        return rows
+
+    def _words(self, options: Mapping[str, object]) -> list[str]:
         words = [str(word) for option in options.items() for word in option]
         return [str(self._python), str(self._folder / "app.py"), *words]
 

@@ -25,20 +25,14 @@ L = longest of them, P = block, M = rows of the other side, X = rows of this sid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ouzel.features.matrix import Matrix
+from ouzel.features.matrix import Matrix, chunks
 from ouzel.models.about import About
-from ouzel.models.encoder import Encoder, Ridge, check_factors
-
-CHUNK_CELLS = 1 << 22
-"""Numbers that are gathered at once: 16 MiB."""
+from ouzel.models.encoder import Encoder, Ridge, check_factors, check_matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +98,8 @@ class IALS(Encoder):
         Raises:
             ValueError: `matrix` is of other users or items.
         """
+        check_matrix(matrix, self)
         users, items = self.users.weight, self.items.weight
-        if (matrix.num_users, matrix.num_rows) != (len(users), len(items)):
-            raise ValueError(
-                f"the matrix has {matrix.num_users} users and {matrix.num_rows} rows, the model "
-                f"{len(users)} and {len(items)}: give the matrix it was made for"
-            )
         self._solve(users, items, matrix, everything=len(items) - 1)
         # Lines of items hold users, whose count begins at 0: a row of zeros goes before them.
         lines = matrix.transposed()
@@ -124,8 +114,8 @@ class IALS(Encoder):
         config, squares = self.config, 0.0
         base_DD = config.alpha * other_MD.T @ other_MD
         lengths = lines.lengths_U()
-        for chunk_B in _chunks(lengths, config.dim):
-            rows_BL = torch.from_numpy(_padded(lines, chunk_B))
+        for chunk_B in chunks(lengths, config.dim):
+            rows_BL = torch.from_numpy(lines.padded(chunk_B))
             length_B = torch.from_numpy(lengths[chunk_B])
             ridge_B = config.l2 * (length_B + config.alpha * everything) ** config.power
             chunk = torch.from_numpy(chunk_B)
@@ -165,24 +155,3 @@ def _factor(left_BPP: Tensor) -> Tensor:
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         raise ValueError("the least squares have no single solution: give more l2") from None
     return factor
-
-
-def _chunks(lengths: NDArray[np.int64], dim: int) -> Iterator[NDArray[np.int64]]:
-    """Yield lines of like length, few enough to be gathered at once."""
-    order = np.argsort(lengths, kind="stable")
-    stop = len(order)
-    while stop:
-        longest = max(1, int(lengths[order[stop - 1]]))
-        start = max(0, stop - max(1, CHUNK_CELLS // (dim * max(longest, dim))))
-        yield order[start:stop]
-        stop = start
-
-
-def _padded(lines: Matrix, chunk_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows (B, L) of some lines, padded with 0."""
-    starts = lines.offsets_U1[chunk_B]
-    lengths = lines.offsets_U1[chunk_B + 1] - starts
-    column_L = np.arange(max(1, int(lengths.max())))
-    there_BL = column_L < lengths[:, None]
-    places_BL = np.where(there_BL, starts[:, None] + column_L, 0)
-    return np.where(there_BL, lines.rows_E[places_BL], 0).astype(np.int64)
