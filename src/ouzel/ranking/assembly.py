@@ -18,9 +18,9 @@ from ouzel.bundle.index import ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
-from ouzel.inference.fold_in import FoldIn
 from ouzel.inference.no_states import NoStates
 from ouzel.inference.ranking import StateRanker
+from ouzel.inference.rated_fold_in import fold_in_of
 from ouzel.inference.states import UserStates
 from ouzel.inference.target_attention import TargetAttentionKernel
 from ouzel.ranking.by_history import AddWeights, FoldInUser, HistoryVectors
@@ -238,13 +238,24 @@ def _finding(
         return [AddWeights(ItemItem.from_tensors(bundle.tensors("item_item")))]
     vectors_ND = bundle.tensors("items")["vectors"]
     if kind == "encoder":
-        fold_in = FoldIn.from_tensors(bundle.tensors("fold_in"), vectors_ND)
+        fold_in = fold_in_of(bundle.tensors("fold_in"), vectors_ND)
         return [
             FoldInUser(fold_in),
             SearchIndex(item_index(vectors_ND, fold_in, samples, chosen)),
         ]
     assert not isinstance(states, NoStates), "a sequence model keeps states"
     return [EncodeUser(states), SearchIndex(item_index(vectors_ND, states, samples, chosen))]
+
+
+def reads_values(bundle: Bundle) -> bool:
+    """Return whether the model of a Bundle reads the values of events: it is one of ratings.
+
+    >>> from types import SimpleNamespace
+    >>> manifest = SimpleNamespace(kind="encoder")
+    >>> reads_values(SimpleNamespace(manifest=manifest, tensors=lambda file: {"noise": None}))
+    True
+    """
+    return bundle.manifest.kind == "encoder" and "noise" in bundle.tensors("fold_in")
 
 
 def state_ranker(bundle: Bundle, states: UserStates) -> StateRanker | None:

@@ -23,12 +23,14 @@ from ouzel.features.matrix import matrix_of
 from ouzel.inference.fold_in import FoldIn
 from ouzel.models.closed_form import ClosedForm
 from ouzel.models.encoder import Encoder
+from ouzel.models.rating import RatingModel
 from ouzel.models.registry import model_named
 from ouzel.recommender.evaluate import compare, history_scorer
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import asked_by, automatic_record, spread_histories
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import Provenance, write_model
+from ouzel.recommender.rating import fit_rating
 from ouzel.training.factorization import fit_encoder, fold_in_validator
 from ouzel.training.fit import FitResult
 
@@ -117,6 +119,9 @@ def _fit(
     `split` has what stops the epochs; without it there are so many `epochs`.
     """
     model_class = model_named(options.model)
+    if issubclass(model_class, RatingModel):
+        rating, result = fit_rating(directory, train, options, progress, epochs=epochs)
+        return _Fitted(rating.name, "encoder", rating.config, rating.tensors()), result
     config = replace(model_class.presets[options.preset], **options.checked_settings)
     matrix = matrix_of(train)
     if issubclass(model_class, Encoder):

@@ -24,6 +24,7 @@ from ouzel.events.interactions import History, Interactions
 from ouzel.inference.encoding import HistoryEncoder
 from ouzel.inference.fold_in import FoldIn
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.rated_fold_in import RatedFoldIn, fold_in_of
 from ouzel.ranking.assembly import automatic_engine, sample_histories
 from ouzel.ranking.scoring import BREADTH
 from ouzel.recommender.home import Home
@@ -98,7 +99,7 @@ def spread_histories(interactions: Interactions) -> list[History]:
     return [interactions.history(user) for user in users[: interactions.num_users].tolist()]
 
 
-def asked_by(histories: Sequence[History], model: Graphs | FoldIn) -> Asked:
+def asked_by(histories: Sequence[History], model: Graphs | FoldIn | RatedFoldIn) -> Asked:
     """Return what the users with these histories ask, at the time of their last event.
 
     >>> from types import SimpleNamespace
@@ -109,8 +110,9 @@ def asked_by(histories: Sequence[History], model: Graphs | FoldIn) -> Asked:
     """
     histories = [history for history in histories if len(history)]
     now_B = np.array([history.times_ms[-1] for history in histories], np.int64)
-    if isinstance(model, FoldIn):
-        folded = [model.vector(history.rows) for history in histories]
+    if isinstance(model, FoldIn | RatedFoldIn):
+        asking = zip(histories, now_B.tolist(), strict=True)
+        folded = [model.query_session(history, now_ms) for history, now_ms in asking]
         known_B = np.array([vector is not None for vector in folded], np.bool_)
         nothing = np.zeros(model.dim, np.float32)
         queries_BD = np.array([nothing if one is None else one for one in folded], np.float32)
@@ -304,14 +306,14 @@ def choose_index(home: Home, target: Target, told: Told) -> tuple[list[Row], Row
     return rows, best[0]
 
 
-def _asking(bundle: Bundle) -> Graphs | FoldIn:
+def _asking(bundle: Bundle) -> Graphs | FoldIn | RatedFoldIn:
     """Return what makes the vectors of users that the index of a Bundle is asked for."""
     if bundle.manifest.kind == "closed_form":
         raise ValueError(
             f"{bundle.manifest.model} adds up weights from item to item: it has no index to choose"
         )
     if bundle.manifest.kind == "encoder":
-        return FoldIn.from_tensors(bundle.tensors("fold_in"), bundle.tensors("items")["vectors"])
+        return fold_in_of(bundle.tensors("fold_in"), bundle.tensors("items")["vectors"])
     return Graphs.of(bundle)
 
 

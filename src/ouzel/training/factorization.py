@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +20,30 @@ from ouzel.data.split import Split
 from ouzel.evaluation.by_history import fold_in_scorer
 from ouzel.evaluation.metrics import ndcg
 from ouzel.evaluation.protocol import evaluate
-from ouzel.features.matrix import Matrix
 from ouzel.models.encoder import Encoder
 from ouzel.training.fit import FitResult
 
 PATIENCE = 3
 """Epochs without a better NDCG@10 before stopping."""
+
+
+_Matrix_contra = TypeVar("_Matrix_contra", contravariant=True)
+
+
+class Swept(Protocol[_Matrix_contra]):
+    """A model that is fitted in sweeps over a matrix (`Encoder`, `RatingModel`)."""
+
+    def sweep(self, matrix: _Matrix_contra) -> float:
+        """Return the mean loss, after improving all factors once."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be kept of an epoch to come back to it."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object:
+        """Come back to an epoch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,8 +53,8 @@ class _Sample:
 
 
 def fit_encoder(
-    model: Encoder,
-    matrix: Matrix,
+    model: Swept[_Matrix_contra],
+    matrix: _Matrix_contra,
     *,
     epochs: int,
     minutes: float | None,
@@ -49,6 +68,7 @@ def fit_encoder(
     `directory` receives `metrics.jsonl`.
 
     >>> import tempfile
+    >>> from ouzel.features.matrix import Matrix
     >>> from ouzel.models.factorization.ials import IALS, IALSConfig
     >>> matrix = Matrix(np.array([0, 2]), np.array([1, 2], np.int32), 3)
     >>> model = IALS.build(IALSConfig(dim=2), num_users=1, num_rows=3)

@@ -52,7 +52,11 @@ def command(
         str | None, typer.Option(help="What rows call the data set; default: as its file.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="What to hold out: temporal or leave-one-out.")
+        str,
+        typer.Option(
+            help="What to hold out: temporal or leave-one-out; or ratings to predict: 5-fold "
+            "(or another number), or given, for files u1.base, u1.test, ..."
+        ),
     ] = "leave-one-out",
     set_: Set = None,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
@@ -67,15 +71,19 @@ def command(
 ) -> None:
     """Measure what models find of what was held out of a data set, beside every baseline.
 
-    All items are ranked for every target, none sampled, and what a user has seen is filtered.
+    All items are ranked for every target, none sampled, and what a user has seen is filtered. Of
+    ratings it is measured how far a prediction is off: RMSE and MAE.
     """
+    from ouzel.cli.benchmarking import ratings
     from ouzel.recommender.options import TrainOptions
 
     named = models.split(",")
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
-    options = TrainOptions(preset=preset, split=split, minutes=minutes)
+    rated = ratings.is_rated(split)
+    ranked_split = "leave-one-out" if rated else split
+    options = TrainOptions(preset=preset, split=ranked_split, minutes=minutes)
     if settings:
         options = replace(_options_of(named[0], options), settings=settings)
     contest = Contest(
@@ -85,9 +93,14 @@ def command(
         seeds=_seeds(seeds),
         options=options,
     )
+    first, *_ = contest.seeds
+    if rated:
+        with TrainingProgress() as progress:
+            rows = ratings.rating_rows(contest, split, progress)
+        emit_rows(rows, "accuracy", shown=ratings.SHOWN, seed=first, json=json)
+        return
     with TrainingProgress() as progress:
         rows = accuracy_rows(contest, progress)
-    first, *_ = contest.seeds
     shown = rows if json is not None else [_shown(row) for row in rows]
     emit_rows(shown, "accuracy", shown=SHOWN, seed=first, json=json)
 
