@@ -18,7 +18,7 @@ from ouzel.features.matrix import Matrix
 from ouzel.features.recency import fade_of, weighted_rows
 from ouzel.inference.fold_in import FoldIn
 from ouzel.models.encoder import Encoder
-from ouzel.models.factorization import FACTORIZATION_MODELS
+from ouzel.models.factorization import FACTORIZATION_MODELS, RATING_MODELS
 from ouzel.models.factorization.ials import IALS, IALSConfig
 from ouzel.training.factorization import fit_encoder, fold_in_validator
 
@@ -72,8 +72,9 @@ def rows(*chosen: int) -> np.ndarray:
 def test_every_file_of_the_folder_is_a_model_of_the_closed_tuple() -> None:
     folder = Path(factorization.__file__).parent
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert files == {model.__module__.rsplit(".", 1)[1] for model in FACTORIZATION_MODELS}
-    assert files == {model.name for model in FACTORIZATION_MODELS}
+    models = (*FACTORIZATION_MODELS, *RATING_MODELS)
+    assert files == {model.__module__.rsplit(".", 1)[1] for model in models}
+    assert files == {model.name for model in models}
 
 
 @pytest.mark.parametrize("kind", FACTORIZATION_MODELS)

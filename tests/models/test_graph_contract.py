@@ -16,7 +16,8 @@ from ouzel.evaluation.by_history import fold_in_scorer
 from ouzel.events.interactions import History, from_histories
 from ouzel.features.matrix import matrix_of
 from ouzel.features.recency import fade_of, weighted_rows
-from ouzel.inference.fold_in import SumOfInputs, fold_in_of
+from ouzel.inference.fold_in import SumOfInputs
+from ouzel.inference.history_fold import fold_in_of
 from ouzel.models.graph import GRAPH_MODELS
 from ouzel.models.graph.lightgcn import LightGCN, LightGCNConfig
 from ouzel.models.graph_encoder import GraphEncoder, Links

@@ -26,7 +26,8 @@ from tests.recommender.conftest import walks
 from tests.serving.running import running
 from tests.serving.test_workers import Connections, served
 
-NAMES = [model.name for model in MODELS if kind_of(model) != "sequence"]
+NAMES = [model.name for model in MODELS if kind_of(model) in ("encoder", "closed_form")]
+"""Models of ratings are in test_ratings.py."""
 
 
 @pytest.fixture(scope="module", params=NAMES)

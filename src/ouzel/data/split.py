@@ -40,7 +40,7 @@ class Targets:
         """Return what the user of target number `target` did before it."""
         start = full.offsets_U1[self.users_T[target]]
         span = slice(start, self.ends_T[target])
-        return History(full.rows_E[span], full.times_ms_E[span])
+        return History(full.rows_E[span], full.times_ms_E[span], full.values_E[span])
 
 
 @dataclass(frozen=True)

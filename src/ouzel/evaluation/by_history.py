@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.evaluation.protocol import Scorer
+from ouzel.evaluation.rating import Predictor
 from ouzel.events.interactions import History
-from ouzel.inference.fold_in import fold_in_of
+from ouzel.inference.history_fold import fold_in_of
+from ouzel.inference.rated_fold_in import RatedFoldIn
 from ouzel.retrieval.item_item import ItemItem
 
 Tensors = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -37,11 +39,36 @@ def fold_in_scorer(tensors: Tensors) -> Scorer:
     nothing = np.zeros(vectors_ND.shape[1], np.float32)
 
     def score(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:
-        vectors = [fold_in.vector(history.rows) for history in histories]
+        asked = zip(histories, now_ms.tolist(), strict=True)
+        vectors = [fold_in.query_session(history, now) for history, now in asked]
         vectors_BD = np.stack([nothing if one is None else one for one in vectors])
         return np.asarray(vectors_BD @ vectors_ND.T, np.float32)
 
     return score
+
+
+def rating_predictor(tensors: Tensors) -> Predictor:
+    """Return what a model of ratings predicts, from its `items` and `fold_in`.
+
+    Who has rated nothing is taken for the average of all users.
+
+    >>> fold_in = {"means": np.zeros((1, 1)), "precisions": np.ones((1, 1, 1))}
+    >>> fold_in |= {"noise": np.ones(1), "values": np.array([1.0, 4.0])}
+    >>> vectors = np.array([[0, 0], [1, 3]], np.float32)
+    >>> predict = rating_predictor({"items": {"vectors": vectors}, "fold_in": fold_in})
+    >>> rated = History(np.array([1], np.int32), np.array([10]), np.array([5], np.float32))
+    >>> predict(rated, np.array([1])).tolist(), predict(rated.last(0), np.array([1])).tolist()
+    ([4.0], [3.0])
+    """
+    vectors_ND = np.asarray(tensors["items"]["vectors"], np.float32)
+    fold_in = RatedFoldIn.from_tensors(tensors["fold_in"], vectors_ND)
+
+    def predict(history: History, rows_K: NDArray[np.int32]) -> NDArray[np.float64]:
+        vector = fold_in.query_session(history, 0)
+        vector = fold_in.stranger() if vector is None else vector
+        return np.asarray(vectors_ND[rows_K] @ vector, np.float64)
+
+    return predict
 
 
 def item_item_scorer(tensors: Tensors) -> Scorer:

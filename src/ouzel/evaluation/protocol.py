@@ -133,7 +133,7 @@ def evaluate(
     for chosen in _batches(targets.ends_T - starts_T, batch_size):
         ends_B = targets.ends_T[chosen]
         histories = [
-            History(full.rows_E[start:end], full.times_ms_E[start:end])
+            History(full.rows_E[start:end], full.times_ms_E[start:end], full.values_E[start:end])
             for start, end in zip(starts_T[chosen].tolist(), ends_B.tolist(), strict=True)
         ]
         scores_BN = scorer(histories, full.times_ms_E[ends_B])

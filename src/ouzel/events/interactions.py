@@ -14,18 +14,38 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class History:
-    """One user's interactions, oldest first: `rows` (n,) int32 and `times_ms` (n,) int64."""
+    """One user's interactions, oldest first: `rows` (n,) int32 and `times_ms` (n,) int64.
+
+    `values` (n,) float32, such as ratings, are NaN where absent; None: nobody looked for them.
+    """
 
     rows: NDArray[np.int32]
     times_ms: NDArray[np.int64]
+    values: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def last(self, count: int) -> History:
         """Return the newest `count` interactions (all of them if there are fewer)."""
-        start = max(0, len(self.rows) - count)
-        return History(self.rows[start:], self.times_ms[start:])
+        return self.chosen(slice(max(0, len(self.rows) - count), None))
+
+    def chosen(self, places: slice | NDArray[np.integer] | NDArray[np.bool_]) -> History:
+        """Return the interactions at some places, in the order given."""
+        values = None if self.values is None else self.values[places]
+        return History(self.rows[places], self.times_ms[places], values)
+
+    def followed_by(self, other: History) -> History:
+        """Return these interactions and then others, with values if these have any."""
+        values = self.values
+        if values is not None:
+            missing = np.full(len(other), np.nan, np.float32)
+            values = np.concatenate([values, missing if other.values is None else other.values])
+        return History(
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.times_ms, other.times_ms]),
+            values,
+        )
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,7 @@ class Interactions:
     def history(self, user: int) -> History:
         """Return the history of the user at position `user` (0 <= user < U)."""
         span = slice(self.offsets_U1[user], self.offsets_U1[user + 1])
-        return History(self.rows_E[span], self.times_ms_E[span])
+        return History(self.rows_E[span], self.times_ms_E[span], self.values_E[span])
 
     def lengths_U(self) -> NDArray[np.int64]:
         """Return the number of interactions of each user."""

@@ -189,13 +189,13 @@ class EventLog:
             ).fetchone()
         return int(count)
 
-    def history(self, user: int) -> History:
-        """Return one user's interactions in (timestamp, offset) order.
+    def history(self, user: int, *, valued: bool = False) -> History:
+        """Return one user's interactions in (timestamp, offset) order, with `values` if asked.
 
         Only known items, and only verbs that enter a history (`enters_history`).
         """
         with self._read_lock:
-            return self._tail.history(int(user))
+            return self._tail.history(int(user), valued=valued)
 
     def newest(self, limit: int) -> History:
         """Return rows and times of the `limit` newest entries that are part of anybody's history.

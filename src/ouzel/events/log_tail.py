@@ -15,23 +15,32 @@ from ouzel.events.interactions import History
 from ouzel.events.log_schema import HISTORY_ROWS
 
 _numbers = msgspec.json.Decoder(list[int]).decode
-_entries = msgspec.json.Decoder(list[tuple[int, int, int, int]]).decode
+_values = msgspec.json.Decoder(list[float | None]).decode
+_entries = msgspec.json.Decoder(list[tuple[int, int, int, int, float | None]]).decode
 
 # Texts of lists: each row fetched would let go of the interpreter and win it back.
 _READ = f"""
 SELECT done, until, cursor, changes,
     coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0),
-    (SELECT json_group_array(json_array(user, timestamp_ms, row, offset <= until)) FROM (
-        SELECT offset, user, timestamp_ms, row FROM events NOT INDEXED
+    (SELECT json_group_array(json_array(user, timestamp_ms, row, offset <= until, value)) FROM (
+        SELECT offset, user, timestamp_ms, row, value FROM events NOT INDEXED
         WHERE offset > max(done, :seen) AND {HISTORY_ROWS} ORDER BY offset)),
-    rows, times
+    rows, times, vals
 FROM fold, (
-    SELECT json_group_array(row) AS rows, json_group_array(timestamp_ms) AS times FROM (
+    SELECT json_group_array(row) AS rows, json_group_array(timestamp_ms) AS times,
+        '[]' AS vals FROM (
         SELECT row, timestamp_ms FROM histories WHERE user = :user ORDER BY timestamp_ms, offset))
 """
 
-_Newest = dict[int, list[tuple[int, int]]]
-"""(time in ms, row) of the newest events by user, in the order of the log."""
+# Values are looked up by offset, for histories have none: that is for who asks for them.
+_READ_VALUED = _READ.replace("'[]' AS vals", "json_group_array(value) AS vals").replace(
+    "SELECT row, timestamp_ms FROM histories",
+    "SELECT row, timestamp_ms, (SELECT e.value FROM events e WHERE e.offset = h.offset) AS value"
+    " FROM histories h",
+)
+
+_Newest = dict[int, list[tuple[int, int, float | None]]]
+"""(time in ms, row, value) of the newest events by user, in the order of the log."""
 
 
 class Tail:
@@ -56,26 +65,28 @@ class Tail:
         self._folding: _Newest = {}
         self._fresh: _Newest = {}
 
-    def history(self, user: int) -> History:
-        """Return the history of one user in (timestamp, offset) order."""
-        record = self._read(user)
+    def history(self, user: int, *, valued: bool = False) -> History:
+        """Return the history of one user in (timestamp, offset) order, with values if asked."""
+        record = self._read(user, valued)
         if not self._follows(*record[:4]):
             # Events were changed or taken away, or much happened since: all is read anew.
             self._seen = 0
             self._folding, self._fresh = {}, {}
-            record = self._read(user)
-        done, until, cursor, changes, last, entries, rows, times = record
+            record = self._read(user, valued)
+        done, until, cursor, changes, last, entries, rows, times, values = record
         self._turn(done, until)
         self._done, self._until, self._changes, self._seen = done, until, changes, last
-        for of_user, time_ms, row, folding in _entries(entries):
+        for of_user, time_ms, row, folding, value in _entries(entries):
             newest = self._folding if folding else self._fresh
-            newest.setdefault(of_user, []).append((time_ms, row))
+            newest.setdefault(of_user, []).append((time_ms, row, value))
         newest_here = [] if user < cursor else self._folding.get(user, [])
-        return _joined(_numbers(rows), _numbers(times), newest_here + self._fresh.get(user, []))
+        newest_here = newest_here + self._fresh.get(user, [])
+        told = _values(values) if valued else None
+        return _joined(_numbers(rows), _numbers(times), told, newest_here)
 
-    def _read(self, user: int) -> tuple[int, int, int, int, int, str, str, str]:
-        found: tuple[int, int, int, int, int, str, str, str] = self._connection.execute(
-            _READ, {"seen": self._seen, "user": user}
+    def _read(self, user: int, valued: bool) -> tuple[int, int, int, int, int, str, str, str, str]:
+        found: tuple[int, int, int, int, int, str, str, str, str] = self._connection.execute(
+            _READ_VALUED if valued else _READ, {"seen": self._seen, "user": user}
         ).fetchone()
         return found
 
@@ -93,11 +104,20 @@ class Tail:
         self._fresh = {} if begun else self._fresh
 
 
-def _joined(rows: list[int], times: list[int], newest: list[tuple[int, int]]) -> History:
-    rows += [row for _, row in newest]
-    times += [time_ms for time_ms, _ in newest]
-    history = History(np.array(rows, np.int32), np.array(times, np.int64))
+def _joined(
+    rows: list[int],
+    times: list[int],
+    values: list[float | None] | None,
+    newest: list[tuple[int, int, float | None]],
+) -> History:
+    rows += [row for _, row, _ in newest]
+    times += [time_ms for time_ms, _, _ in newest]
+    told = None
+    if values is not None:
+        values += [value for _, _, value in newest]
+        told = np.array(values, np.float64).astype(np.float32)  # None becomes NaN
+    history = History(np.array(rows, np.int32), np.array(times, np.int64), told)
     if newest and (history.times_ms[1:] < history.times_ms[:-1]).any():
         order = np.argsort(history.times_ms, kind="stable")
-        return History(history.rows[order], history.times_ms[order])
+        return history.chosen(order)
     return history

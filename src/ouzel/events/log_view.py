@@ -39,9 +39,9 @@ class LogView:
         """Return the row of a user, or of a session if no `user_id` is given; None if unknown."""
         return log_read.user_row(self._connection, user_id, session_id)
 
-    def history(self, user: int) -> History:
+    def history(self, user: int, *, valued: bool = False) -> History:
         """Return one user's interactions in (timestamp, offset) order, as `EventLog.history`."""
-        return self._tail.history(user)
+        return self._tail.history(user, valued=valued)
 
     def close(self) -> None:
         """Close the file."""

@@ -112,6 +112,60 @@ def ordered_matrix_of(interactions: Interactions) -> OrderedMatrix:
     return OrderedMatrix(*parts, users_T, before_T, interactions.rows_E)
 
 
+@dataclass(frozen=True)
+class RatedMatrix:
+    """The same with a value for each pair: `values_E` float32, none of them NaN."""
+
+    pairs: Matrix
+    values_E: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def transposed(self) -> RatedMatrix:
+        """Return the same entries with lines and rows exchanged."""
+        order = np.argsort(self.pairs.rows_E, kind="stable")
+        return RatedMatrix(self.pairs.transposed(), self.values_E[order])
+
+
+def rated_matrix_of(interactions: Interactions) -> RatedMatrix:
+    """Return who rated what, and how: the newest value of each pair.
+
+    Events without a value are left out.
+
+    Raises:
+        ValueError: no event has a value, all values are the same, one is infinite, or a row is
+            outside the catalogue.
+
+    >>> from ouzel.events.interactions import group_by_user
+    >>> users, rows, times = np.zeros(3, np.int64), np.array([2, 1, 2], np.int32), np.arange(3)
+    >>> x = group_by_user(users, rows, times, np.array([1, 5, 3], np.float32), num_rows=3)
+    >>> rated = rated_matrix_of(x)
+    >>> rated.pairs.line(0).tolist(), rated.values_E.tolist()
+    ([1, 2], [5.0, 3.0])
+    """
+    there_E = ~np.isnan(interactions.values_E)
+    if not there_E.any():
+        raise ValueError(
+            f"none of {len(interactions):,} events has a value: add a column `value` (or name the "
+            "one there is with --map value=NAME), or take a model that needs none, such as ials"
+        )
+    rated = interactions.keep(there_E)
+    low, high = float(rated.values_E.min()), float(rated.values_E.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"values reach from {low} to {high}: leave out those that are infinite")
+    if low == high:
+        raise ValueError(
+            f"all {len(rated):,} ratings are {low:g}, which tells no item from another: take a "
+            "model that needs no values, such as ials"
+        )
+    pairs = matrix_of(rated)
+    users_E = np.repeat(np.arange(rated.num_users), rated.lengths_U())
+    codes_E = users_E * rated.num_rows + rated.rows_E
+    _, newest = np.unique(codes_E[::-1], return_index=True)
+    return RatedMatrix(pairs, rated.values_E[::-1][newest])
+
+
 def matrix_of(interactions: Interactions) -> Matrix:
     """Return who had to do with what, however often.
 

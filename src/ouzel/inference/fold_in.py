@@ -35,22 +35,6 @@ from ouzel.features.recency import weighted_rows
 _TENSORS = ("base", "ridge", "fade")
 
 
-def fold_in_of(
-    tensors: Mapping[str, NDArray[Any]], vectors_ND: NDArray[np.floating]
-) -> HistoryFold:
-    """Return what makes vectors of histories, as a Bundle describes it.
-
-    Raises:
-        ValueError: a tensor is missing or does not fit the others.
-
-    >>> told = {"inputs": np.eye(3, 2, -1, np.float32), "fade": np.ones(1)}
-    >>> fold_in_of(told, np.ones((3, 2), np.float32)).vector(np.array([1, 2], np.int32)).round(2)
-    array([0.71, 0.71], dtype=float32)
-    """
-    kind = SumOfInputs if "inputs" in tensors else FoldIn
-    return kind.from_tensors(tensors, vectors_ND)
-
-
 class FoldIn:
     """Makes vectors of histories; whatever happens to a history is in its next vector.
 
@@ -155,7 +139,3 @@ class SumOfInputs:
     def query_session(self, history: History, now_ms: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a history; `now_ms` is for models that know of time."""
         return self.vector(history.rows)
-
-
-HistoryFold = FoldIn | SumOfInputs
-"""Whatever makes vectors of histories."""

@@ -16,20 +16,22 @@ import msgspec
 
 from ouzel.models.closed_form import ClosedForm
 from ouzel.models.encoder import Encoder
-from ouzel.models.factorization import FACTORIZATION_MODELS
+from ouzel.models.factorization import FACTORIZATION_MODELS, RATING_MODELS
 from ouzel.models.graph import GRAPH_MODELS
 from ouzel.models.graph_encoder import GraphEncoder
 from ouzel.models.neighbours import NEIGHBOUR_MODELS
 from ouzel.models.protocols import SequenceEncoder
+from ouzel.models.rating import RatingModel
 from ouzel.models.sequence import SEQUENCE_MODELS
 
-Kind = Literal["sequence", "encoder", "closed_form"]
-Model = SequenceEncoder | Encoder | GraphEncoder | ClosedForm
+Kind = Literal["sequence", "encoder", "rating", "closed_form"]
+Model = SequenceEncoder | Encoder | GraphEncoder | RatingModel | ClosedForm
 
 MODELS: tuple[type[Model], ...] = (
     *SEQUENCE_MODELS,
     *FACTORIZATION_MODELS,
     *GRAPH_MODELS,
+    *RATING_MODELS,
     *NEIGHBOUR_MODELS,
 )
 """Every model that can be trained by its name."""
@@ -38,6 +40,7 @@ _KINDS: tuple[tuple[type[Model], Kind], ...] = (
     (SequenceEncoder, "sequence"),
     (Encoder, "encoder"),
     (GraphEncoder, "encoder"),
+    (RatingModel, "rating"),
     (ClosedForm, "closed_form"),
 )
 

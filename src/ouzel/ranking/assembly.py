@@ -18,7 +18,7 @@ from ouzel.bundle.index import ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
-from ouzel.inference.fold_in import fold_in_of
+from ouzel.inference.history_fold import fold_in_of
 from ouzel.inference.no_states import NoStates
 from ouzel.inference.ranking import StateRanker
 from ouzel.inference.states import UserStates
@@ -261,6 +261,17 @@ def _finding(
         ]
     assert not isinstance(states, NoStates), "a sequence model keeps states"
     return [EncodeUser(states), SearchIndex(item_index(vectors_ND, states, samples, chosen))]
+
+
+def reads_values(bundle: Bundle) -> bool:
+    """Return whether the model of a Bundle reads the values of events: it is one of ratings.
+
+    >>> from types import SimpleNamespace
+    >>> manifest = SimpleNamespace(kind="encoder")
+    >>> reads_values(SimpleNamespace(manifest=manifest, tensors=lambda file: {"noise": None}))
+    True
+    """
+    return bundle.manifest.kind == "encoder" and "noise" in bundle.tensors("fold_in")
 
 
 def state_ranker(bundle: Bundle, states: UserStates) -> StateRanker | None:

@@ -20,10 +20,11 @@ from ouzel.data.split import Split
 from ouzel.evaluation.by_history import Tensors
 from ouzel.events.interactions import Interactions
 from ouzel.features.matrix import Matrix, matrix_of
-from ouzel.inference.fold_in import fold_in_of
+from ouzel.inference.history_fold import fold_in_of
 from ouzel.models.closed_form import ClosedForm
 from ouzel.models.encoder import Encoder
 from ouzel.models.graph_encoder import GraphEncoder
+from ouzel.models.rating import RatingModel
 from ouzel.models.registry import model_named
 from ouzel.recommender.blend import blended
 from ouzel.recommender.evaluate import compare, history_scorer, with_blend
@@ -31,6 +32,7 @@ from ouzel.recommender.home import Home
 from ouzel.recommender.index import asked_by, automatic_record, spread_histories
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import Provenance, write_model
+from ouzel.recommender.rating import fit_rating
 from ouzel.training.factorization import fit_encoder, fold_in_validator
 from ouzel.training.fit import FitResult
 
@@ -119,6 +121,9 @@ def _fit(
     `split` has what stops the epochs; without it there are so many `epochs`.
     """
     model_class = model_named(options.model)
+    if issubclass(model_class, RatingModel):
+        rating, result = fit_rating(directory, train, options, progress, epochs=epochs)
+        return Fitted(rating.name, "encoder", rating.config, rating.tensors()), result
     config = replace(model_class.presets[options.preset], **options.checked_settings)
     if issubclass(model_class, Encoder | GraphEncoder):
         fitted_to = model_class.data_of if issubclass(model_class, Encoder) else matrix_of

@@ -22,7 +22,7 @@ from ouzel.bundle.index import RECALL_KS, ChosenIndex, ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History, Interactions
 from ouzel.inference.encoding import HistoryEncoder
-from ouzel.inference.fold_in import HistoryFold, fold_in_of
+from ouzel.inference.history_fold import HistoryFold, fold_in_of
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.ranking.assembly import automatic_engine, sample_histories
 from ouzel.ranking.scoring import BREADTH
@@ -110,7 +110,8 @@ def asked_by(histories: Sequence[History], model: Graphs | HistoryFold) -> Asked
     histories = [history for history in histories if len(history)]
     now_B = np.array([history.times_ms[-1] for history in histories], np.int64)
     if isinstance(model, HistoryFold):
-        folded = [model.vector(history.rows) for history in histories]
+        asking = zip(histories, now_B.tolist(), strict=True)
+        folded = [model.query_session(history, now_ms) for history, now_ms in asking]
         known_B = np.array([vector is not None for vector in folded], np.bool_)
         nothing = np.zeros(model.dim, np.float32)
         queries_BD = np.array([nothing if one is None else one for one in folded], np.float32)

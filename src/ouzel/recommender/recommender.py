@@ -18,7 +18,7 @@ from ouzel.inference.audit import audit_tolerance
 from ouzel.inference.no_states import NoStates
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.states import UserStates
-from ouzel.ranking.assembly import Chosen, sample_histories, standard_stages
+from ouzel.ranking.assembly import Chosen, reads_values, sample_histories, standard_stages
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
@@ -317,6 +317,7 @@ class _Answering:
                 tolerance=audit_tolerance(bundle.manifest),
             )
         self._num_rows = bundle.manifest.num_rows
+        self._valued = reads_values(bundle)
         catalog = self.log.catalog
         self.filters = Filters(
             catalog, Availability(catalog, num_rows=self._num_rows), num_rows=self._num_rows
@@ -384,7 +385,9 @@ class _Answering:
 
     def _of_user(self, user_id: str, query: Query, exclude_seen: bool, place: int) -> Query:
         user = self.log.user_row(user_id)
-        history = no_history() if user is None else self.log.history(user)
+        history = no_history()
+        if user is not None:
+            history = self.log.history(user, valued=self._valued)
         seen = distinct_rows(history.rows if exclude_seen else no_history().rows)
         arranged = None if query.arrangement is None else query.arrangement.of_place(place)
         return replace(query, user=user, history=history, forbidden=seen, arrangement=arranged)

@@ -15,7 +15,13 @@ from ouzel.inference.no_states import NoStates
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.shared import Directory
 from ouzel.inference.states import UserStates
-from ouzel.ranking.assembly import Chosen, popular_sources, sample_histories, standard_stages
+from ouzel.ranking.assembly import (
+    Chosen,
+    popular_sources,
+    reads_values,
+    sample_histories,
+    standard_stages,
+)
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES
 from ouzel.serving.engine import Engine, Parts
@@ -94,7 +100,7 @@ def _assemble(
     directory = Directory() if resources.workers > 1 else None
     num_rows = bundle.manifest.num_rows
     writer = LogWriter(log)
-    visitors = Visitors(log, writer, num_rows=num_rows)
+    visitors = Visitors(log, writer, num_rows=num_rows, valued=reads_values(bundle))
     states: UserStates | NoStates = NoStates(bundle.version, directory)
     if graphs is not None:
         states = UserStates(

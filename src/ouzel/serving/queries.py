@@ -145,6 +145,4 @@ class Queries:
 
 def _followed_by(history: History, rows: NDArray[np.int32], now_ms: int) -> History:
     times_ms = np.full(len(rows), now_ms, np.int64)
-    return History(
-        np.concatenate([history.rows, rows]), np.concatenate([history.times_ms, times_ms])
-    )
+    return history.followed_by(History(rows, times_ms))

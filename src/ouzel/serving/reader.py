@@ -77,6 +77,7 @@ class Inherited:
     filters: Filters
     model: ModelName
     num_rows: int
+    valued: bool
 
 
 def inherited(engine: Engine) -> Inherited:
@@ -91,6 +92,7 @@ def inherited(engine: Engine) -> Inherited:
     ...     pipeline=SimpleNamespace(stages=()),
     ...     model="model",
     ...     num_rows=3,
+    ...     visitors=SimpleNamespace(valued=False),
     ... )
     >>> inherited(SimpleNamespace(parts=parts, catalog="catalog", filters="filters")).states
     'states'
@@ -103,6 +105,7 @@ def inherited(engine: Engine) -> Inherited:
         filters=engine.filters,
         model=parts.model,
         num_rows=parts.num_rows,
+        valued=parts.visitors.valued,
     )
 
 
@@ -122,7 +125,11 @@ class Reader:
         self._stop = stop
         stages = [_reading(stage, inherited.states) for stage in inherited.stages]
         visitors = Visitors(
-            log, _Settled(), num_rows=inherited.num_rows, changes=inherited.states.directory.changes
+            log,
+            _Settled(),
+            num_rows=inherited.num_rows,
+            changes=inherited.states.directory.changes,
+            valued=inherited.valued,
         )
         answers = Answers(
             paths(Pipeline(stages), inherited.catalog),

@@ -34,8 +34,8 @@ class HistoryLog(Protocol):
         """Return the row of a user or session, None if never seen."""
         ...
 
-    def history(self, user: int) -> History:
-        """Return what the user did, oldest first."""
+    def history(self, user: int, *, valued: bool = False) -> History:
+        """Return what the user did, oldest first, with `values` if asked."""
         ...
 
 
@@ -78,7 +78,7 @@ class Visitor:
         self.user = user
         self.changes = changes
         self._num_rows = num_rows
-        self._newest: list[tuple[int, int]] = []
+        self._newest: list[tuple[int, int, float | None]] = []
         self._history = history
         self._known = self._known_of(history)
         self._seen = distinct_rows(history.rows)
@@ -113,20 +113,21 @@ class Visitor:
         self._take_in()
         return self._seen
 
-    def add(self, row: int, time_ms: int) -> None:
+    def add(self, row: int, time_ms: int, value: float | None = None) -> None:
         """Note an event that is not older than the newest one."""
-        self._newest.append((row, time_ms))
+        self._newest.append((row, time_ms, value))
 
     def _take_in(self) -> None:
         if not self._newest:
             return
-        rows, times_ms = zip(*self._newest, strict=True)
+        rows, times_ms, values = zip(*self._newest, strict=True)
         self._newest = []
         fresh = np.array(rows, np.int32)
-        self._history = History(
-            np.concatenate([self._history.rows, fresh]),
-            np.concatenate([self._history.times_ms, np.array(times_ms, np.int64)]),
+        told = None if self._history.values is None else np.array(values, np.float64)
+        newest = History(
+            fresh, np.array(times_ms, np.int64), None if told is None else told.astype(np.float32)
         )
+        self._history = self._history.followed_by(newest)
         self._known = self._known_of(self._history)
         self._seen = distinct_rows(self._seen, fresh)
 
@@ -134,14 +135,15 @@ class Visitor:
         known_n = history.rows < self._num_rows
         if known_n.all():
             return history
-        return History(history.rows[known_n], history.times_ms[known_n])
+        return history.chosen(known_n)
 
 
 class Visitors:
     """Recent users by id, bounded in bytes, the longest unseen dropped first.
 
     Where events take effect in another process, `changes` gives how many have, by user row, and a
-    history that was read before the last of them is read again.
+    history that was read before the last of them is read again. With `valued` histories have the
+    values of events, for a model of ratings.
     """
 
     def __init__(
@@ -152,7 +154,9 @@ class Visitors:
         num_rows: int,
         max_bytes: int = 64 << 20,
         changes: Callable[[int], int | None] | None = None,
+        valued: bool = False,
     ) -> None:
+        self.valued = valued
         self._log = log
         self._changes = changes
         self._tickets = tickets
@@ -209,7 +213,7 @@ class Visitors:
                 and receipt.row > 0
                 and enters_history(event.event)
             ):
-                self._apply_one(states, receipt, event.timestamp_ms, ticket)
+                self._apply_one(states, receipt, event, ticket)
         self._forget_settled_loads()
 
     def drop(self, user: int) -> None:
@@ -218,7 +222,8 @@ class Visitors:
         if visitor is not None:
             self.bytes -= _cost(visitor)
 
-    def _apply_one(self, states: States, receipt: Written, time_ms: int, ticket: int) -> None:
+    def _apply_one(self, states: States, receipt: Written, event: Interaction, ticket: int) -> None:
+        time_ms = event.timestamp_ms
         # A history read while this event was under way may or may not hold it already.
         if self._loaded_at.get(receipt.user, -1) >= ticket:
             self.drop(receipt.user)
@@ -229,7 +234,7 @@ class Visitors:
             if time_ms < visitor.last_ms:
                 self.drop(receipt.user)
             else:
-                visitor.add(receipt.row, time_ms)
+                visitor.add(receipt.row, time_ms, event.value)
                 self.bytes += EVENT_BYTES
         states.observe(receipt.user, receipt.row, time_ms)
 
@@ -244,7 +249,7 @@ class Visitors:
         if self._tickets.settled < self._tickets.submitted:
             self._loaded_at[user] = self._tickets.submitted
             self._loaded_at.move_to_end(user)
-        history = self._log.history(user)
+        history = self._log.history(user, valued=True) if self.valued else self._log.history(user)
         visitor = Visitor(user, history, num_rows=self._num_rows, changes=changes)
         self._entries[user] = visitor
         self.bytes += _cost(visitor)

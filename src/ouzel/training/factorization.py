@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,25 @@ PATIENCE = 3
 """Epochs without a better NDCG@10 before stopping."""
 
 
+_Matrix_contra = TypeVar("_Matrix_contra", contravariant=True)
+
+
+class Swept(Protocol[_Matrix_contra]):
+    """A model that is fitted in sweeps over a matrix (`Encoder`, `RatingModel`)."""
+
+    def sweep(self, matrix: _Matrix_contra) -> float:
+        """Return the mean loss, after improving all factors once."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be kept of an epoch to come back to it."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object:
+        """Come back to an epoch."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Sample:
     users_T: NDArray[np.int64]
@@ -36,8 +56,8 @@ class _Sample:
 
 
 def fit_encoder(
-    model: Encoder | GraphEncoder,
-    matrix: Matrix,
+    model: Swept[_Matrix_contra] | GraphEncoder,
+    matrix: _Matrix_contra,
     *,
     epochs: int,
     minutes: float | None,
@@ -86,9 +106,12 @@ def fit_encoder(
     return FitResult(epoch, best_epoch, 0.0 if validate is None else best, seconds)
 
 
-def _improving(model: Encoder | GraphEncoder, matrix: Matrix, seed: int) -> Callable[[], float]:
+def _improving(
+    model: Swept[_Matrix_contra] | GraphEncoder, matrix: _Matrix_contra, seed: int
+) -> Callable[[], float]:
     """Return what improves a model by one epoch and says its loss."""
     if isinstance(model, GraphEncoder):
+        assert isinstance(matrix, Matrix), "a graph is made of pairs"
         return Descent(model, matrix, seed=seed).epoch
     return lambda: model.sweep(matrix)
 

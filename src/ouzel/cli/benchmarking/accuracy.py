@@ -16,7 +16,7 @@ import typer
 
 from ouzel.cli.printing.benchmark import emit_rows
 from ouzel.cli.printing.training_progress import TrainingProgress
-from ouzel.cli.train import Blend, HeldOut, Set, named_settings
+from ouzel.cli.train import Blend, Set, named_settings
 
 if TYPE_CHECKING:
     from ouzel.recommender.options import Progress, TrainOptions
@@ -58,7 +58,13 @@ def command(
         Path | None,
         typer.Option(help="A file of what was held out of --data: models learn from all of that."),
     ] = None,
-    split: HeldOut = "leave-one-out",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="What to hold out: temporal or leave-one-out; or ratings to predict: 5-fold "
+            "(or another number), or given, for files u1.base, u1.test, ..."
+        ),
+    ] = "leave-one-out",
     set_: Set = None,
     blend: Blend = False,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
@@ -76,14 +82,18 @@ def command(
     All items are ranked for every target, none sampled, and what a user has seen is filtered. With
     --test each user has one list of 20, in which all that the file has of the user is looked for;
     --split then says how the epochs of a model are chosen, and `none` that all of them are done.
+    Of ratings it is measured how far a prediction is off: RMSE and MAE.
     """
+    from ouzel.cli.benchmarking import ratings
     from ouzel.recommender.options import TrainOptions
 
     named = models.split(",")
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
-    options = TrainOptions(preset=preset, split=split, minutes=minutes, blend=blend)
+    rated = ratings.is_rated(split)
+    ranked_split = "leave-one-out" if rated else split
+    options = TrainOptions(preset=preset, split=ranked_split, minutes=minutes, blend=blend)
     if settings:
         options = replace(_options_of(named[0], options), settings=settings)
     contest = Contest(
@@ -94,9 +104,14 @@ def command(
         seeds=_seeds(seeds),
         options=options,
     )
+    first, *_ = contest.seeds
+    if rated:
+        with TrainingProgress() as progress:
+            rows = ratings.rating_rows(contest, split, progress)
+        emit_rows(rows, "accuracy", shown=ratings.SHOWN, seed=first, json=json)
+        return
     with TrainingProgress() as progress:
         rows = accuracy_rows(contest, progress)
-    first, *_ = contest.seeds
     shown = rows if json is not None else [_shown(row) for row in rows]
     emit_rows(shown, "accuracy", shown=SHOWN, seed=first, json=json)
 
