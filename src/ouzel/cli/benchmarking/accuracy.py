@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ouzel.cli.benchmarking.likes import LIKES_SHOWN, Likes, like_rows
 from ouzel.cli.printing.benchmark import emit_rows
 from ouzel.cli.printing.training_progress import TrainingProgress
 from ouzel.cli.train import Set, named_settings
@@ -52,7 +53,10 @@ def command(
         str | None, typer.Option(help="What rows call the data set; default: as its file.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="What to hold out: temporal or leave-one-out.")
+        str,
+        typer.Option(
+            help="What to hold out: temporal or leave-one-out; for models of fields random."
+        ),
     ] = "leave-one-out",
     set_: Set = None,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
@@ -67,7 +71,8 @@ def command(
 ) -> None:
     """Measure what models find of what was held out of a data set, beside every baseline.
 
-    All items are ranked for every target, none sampled, and what a user has seen is filtered.
+    All items are ranked for every target, none sampled, and what a user has seen is filtered. With
+    --split random models of fields tell likes from other ratings: AUC and log loss of a tenth.
     """
     from ouzel.recommender.options import TrainOptions
 
@@ -75,6 +80,19 @@ def command(
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
+    if split == "random":
+        likes = Likes(
+            case=case or data.name.partition(".")[0],
+            data=data,
+            models=named,
+            seeds=_seeds(seeds),
+            settings=settings,
+            minutes=minutes,
+        )
+        with TrainingProgress() as progress:
+            rows = like_rows(likes, progress)
+        emit_rows(rows, "accuracy", shown=LIKES_SHOWN, seed=likes.seeds[0], json=json)
+        return
     options = TrainOptions(preset=preset, split=split, minutes=minutes)
     if settings:
         options = replace(_options_of(named[0], options), settings=settings)
