@@ -199,7 +199,7 @@ def test_an_impossible_config_is_refused(known, wrong) -> None:
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("dcn_v2", {"rank": 0}),
+        ("deep_cross", {"rank": 0}),
         ("din", {"attention": 0}),
         ("final_mlp", {"num_heads": 7}),
         ("neumf", {"dim": 7}),

@@ -89,10 +89,7 @@ def command(
             settings=settings,
             minutes=minutes,
         )
-        with TrainingProgress() as progress:
-            rows = like_rows(likes, progress)
-        emit_rows(rows, "accuracy", shown=LIKES_SHOWN, seed=likes.seeds[0], json=json)
-        return
+        return _measure_likes(likes, json)
     options = TrainOptions(preset=preset, split=split, minutes=minutes)
     if settings:
         options = replace(_options_of(named[0], options), settings=settings)
@@ -108,6 +105,12 @@ def command(
     first, *_ = contest.seeds
     shown = rows if json is not None else [_shown(row) for row in rows]
     emit_rows(shown, "accuracy", shown=SHOWN, seed=first, json=json)
+
+
+def _measure_likes(likes: Likes, json: str | None) -> None:
+    with TrainingProgress() as progress:
+        rows = like_rows(likes, progress)
+    emit_rows(rows, "accuracy", shown=LIKES_SHOWN, seed=likes.seeds[0], json=json)
 
 
 @dataclass(frozen=True, kw_only=True)

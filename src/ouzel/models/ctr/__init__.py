@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ouzel.models.ctr.base import CTRModel
-from ouzel.models.ctr.dcn_v2 import DCNv2
+from ouzel.models.ctr.deep_cross import DeepCross
 from ouzel.models.ctr.deepfm import DeepFM
 from ouzel.models.ctr.dien import DIEN
 from ouzel.models.ctr.din import DIN
@@ -19,7 +19,7 @@ CTR_MODELS: tuple[type[CTRModel], ...] = (
     WideDeep,
     DeepFM,
     NeuMF,
-    DCNv2,
+    DeepCross,
     DIN,
     DIEN,
     FinalMLP,

@@ -28,7 +28,7 @@ from ouzel.models.ctr.base import CTRModel, DeepConfig, Layout, check_sizes, tow
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCNv2Config(DeepConfig):
+class DeepCrossConfig(DeepConfig):
     """The shape of the model; every field changes what is computed."""
 
     num_crosses: int = 3
@@ -41,22 +41,22 @@ class DCNv2Config(DeepConfig):
         check_sizes(num_crosses=self.num_crosses, rank=self.rank)
 
 
-PRESETS = {"S": DCNv2Config()}
+PRESETS = {"S": DeepCrossConfig()}
 
 
-class DCNv2(CTRModel):
+class DeepCross(CTRModel):
     """The model over fields; the module's docstring says how it works."""
 
-    name = "dcn_v2"
+    name = "deep_cross"
     about = About(
         paper="Wang et al., WWW 2021",
         cost="minutes on a million events; a request scores its candidates in one pass",
         use="where three and more fields together decide",
     )
     presets = PRESETS
-    config: DCNv2Config
+    config: DeepCrossConfig
 
-    def __init__(self, config: DCNv2Config, layout: Layout, actions: tuple[str, ...]) -> None:
+    def __init__(self, config: DeepCrossConfig, layout: Layout, actions: tuple[str, ...]) -> None:
         super().__init__(config, layout, actions, dim=config.dim)
         size = layout.num_fields * config.dim
         self.crosses = nn.ModuleList(
