@@ -23,6 +23,13 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the model by name, such as dim=128."),
 ]
+FieldModel = Annotated[
+    str | None,
+    typer.Option(help="Train a model of fields too, to order the best 500: deepfm, din, ..."),
+]
+Core = Annotated[
+    int | None, typer.Option(help="Keep users and items with this many events in common.")
+]
 Map = Annotated[
     list[str] | None,
     typer.Option("--map", help="A column by another name, such as user_id=userID."),
@@ -46,12 +53,11 @@ def command(
     ranker: Annotated[
         bool, typer.Option("--ranker", help="Train a ranker of the model's best 500 items too.")
     ] = False,
+    ctr: FieldModel = None,
     min_value: Annotated[
         float | None, typer.Option(help="Leave out ratings below this, such as 4 of 5.")
     ] = None,
-    k_core: Annotated[
-        int | None, typer.Option(help="Keep users and items with this many events in common.")
-    ] = None,
+    k_core: Core = None,
     minutes: Annotated[
         float | None, typer.Option(help="Train for at most this long; default: until it is best.")
     ] = None,
@@ -81,6 +87,7 @@ def command(
         split=split,
         refit=refit,
         ranker=ranker,
+        ctr=ctr,
         min_value=min_value,
         k_core=k_core,
         minutes=minutes,

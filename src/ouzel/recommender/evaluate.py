@@ -14,10 +14,11 @@ from ouzel.data.split import Split, leave_one_out, temporal
 from ouzel.evaluation.baselines import baseline_scorers
 from ouzel.evaluation.by_history import Tensors, fold_in_scorer, item_item_scorer
 from ouzel.evaluation.protocol import Scorer, evaluate
-from ouzel.evaluation.ranked import ranked_scorer
+from ouzel.evaluation.ranked import ranked_scorer, reordered_scorer
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
-from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.fields import FieldRanker
+from ouzel.inference.onnxruntime import CTR, Graphs
 from ouzel.ranking.scoring import BREADTH, action_weights
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Progress
@@ -137,19 +138,49 @@ def evaluate_home(home: Home, progress: Progress, *, threads: int) -> list[dict[
     bundle = home.measured()
     features = bundle.manifest.features
     _, split = recorded_split(home, bundle)
-    if bundle.manifest.kind != "sequence":
-        names = ITEM_FILES[bundle.manifest.kind]
-        tensors = {name: bundle.tensors(name) for name in names}
-        scorer = history_scorer(bundle.manifest.kind, tensors)
-        models = {bundle.manifest.model: scorer}
-        return compare(models, split, name=features["split"], progress=progress)
-    graphs = Graphs.of(bundle, threads=threads)
-    vectors_ND = bundle.tensors("items")["vectors"]
-    ranker = features.get("ranker")
-    items_NF = None if ranker is None else bundle.tensors("ranker")["items"]
-    actions = () if ranker is None else ranker["config"]["actions"]
-    models = served_scorers(bundle.manifest.model, graphs, vectors_ND, items_NF, actions)
+    models = bundle_scorers(bundle, threads=threads)
     return compare(models, split, name=features["split"], progress=progress)
+
+
+def bundle_scorers(bundle: Bundle, *, threads: int) -> dict[str, Scorer]:
+    """Return the scorers of what a Bundle serves, the whole of it first, by name.
+
+    >>> from types import SimpleNamespace
+    >>> arrays = {"offsets": np.zeros(4, np.int64), "rows": np.zeros(0, np.int32)}
+    >>> arrays |= {"values": np.zeros(0, np.float32), "fade": np.ones(1)}
+    >>> manifest = SimpleNamespace(kind="closed_form", model="ease", features={})
+    >>> bundle = SimpleNamespace(manifest=manifest, tensors=lambda name: arrays)
+    >>> list(bundle_scorers(bundle, threads=1))
+    ['ease']
+    """
+    manifest = bundle.manifest
+    if manifest.kind != "sequence":
+        tensors = {name: bundle.tensors(name) for name in ITEM_FILES[manifest.kind]}
+        models = {manifest.model: history_scorer(manifest.kind, tensors)}
+    else:
+        ranker = manifest.features.get("ranker")
+        models = served_scorers(
+            manifest.model,
+            Graphs.of(bundle, threads=threads),
+            bundle.tensors("items")["vectors"],
+            None if ranker is None else bundle.tensors("ranker")["items"],
+            () if ranker is None else ranker["config"]["actions"],
+        )
+    fields = FieldRanker.of(bundle, threads=threads)
+    return models if fields is None else reordered(models, fields, manifest.features[CTR]["name"])
+
+
+def reordered(models: dict[str, Scorer], ranker: FieldRanker, name: str) -> dict[str, Scorer]:
+    """Return the scorers with the first of them in the order of a model of fields before them.
+
+    >>> from types import SimpleNamespace
+    >>> list(reordered({"ials": None}, SimpleNamespace(actions=("interact",)), "deepfm"))
+    ['ials + deepfm', 'ials']
+    """
+    first, score = next(iter(models.items()))
+    weights_A = action_weights(ranker.actions, None)
+    whole = reordered_scorer(score, ranker, weights_A=weights_A, breadth=BREADTH)
+    return {f"{first} + {name}": whole, **models}
 
 
 def history_scorer(kind: Kind, tensors: Tensors) -> Scorer:

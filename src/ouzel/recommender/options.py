@@ -34,6 +34,9 @@ class TrainOptions:
     """Train once more on everything, for as many epochs as were best, and serve that."""
     ranker: bool = False
     """Train a ranker on the model's states, which puts its best 500 items in a better order."""
+    ctr: str | None = None
+    """Train this model of fields (`ouzel.models.ctr`) too, which orders the best 500 items of any
+    model by the fields of items and by what who asks did; None: none."""
     min_value: float | None = None
     """Import ratings of at least this, as likes, and events without one; None takes all as is."""
     k_core: int | None = None
@@ -49,6 +52,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         _ = self.checked_settings
         self._check_kind()
+        self._check_ctr()
         _check_name("split", self.split, SPLIT_NAMES)
         _check_name("state_precision", self.state_precision, STATE_PRECISIONS)
         if self.k_core is not None and self.k_core < 1:
@@ -114,6 +118,20 @@ class TrainOptions:
             )
         if kind == "closed_form" and self.minutes is not None:
             raise ValueError(f"{self.model} is fitted at once: leave minutes out")
+
+    def _check_ctr(self) -> None:
+        if self.ctr is None:
+            return
+        from ouzel.models.registry import ctr_model_named
+
+        ctr_model_named(self.ctr)
+        if self.ranker:
+            raise ValueError("a list has one order: give ranker or ctr, not both")
+        if self.refit:
+            raise ValueError(
+                f"ctr is {self.ctr!r} and refit is on, and a model of fields is trained beside the "
+                "test part only: leave one of them out"
+            )
 
 
 class Progress(Protocol):

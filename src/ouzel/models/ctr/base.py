@@ -221,13 +221,20 @@ class CTRModel(nn.Module, ABC):
         asked_BFD = self.vectors.requests(requests_BS)
         if not self.layout.history:
             return self.logits(joined(asked_BFD, found_BKFD), requests_BS, items_BKS)
-        past_BLD = self.vectors.items(items_NS[history_BL]).sum(-2)
+        past_BLD = self._past(history_BL, items_NS)
         places_L = torch.arange(history_BL.shape[1], device=history_BL.device)
         there_BL = places_L < length_B.unsqueeze(1)
         read_BKD = self.interest(past_BLD, there_BL, found_BKFD.sum(-2))
         read_BKD = read_BKD.expand(-1, candidates_BK.shape[1], -1)
         fields = joined(asked_BFD, torch.cat([read_BKD.unsqueeze(2), found_BKFD], dim=2))
         return self.logits(fields, requests_BS, items_BKS)
+
+    def _past(self, history_BL: Tensor, items_NS: Tensor) -> Tensor:
+        """Return the sums of the field vectors of the items of histories (B, L, D)."""
+        if self.training and len(items_NS) < history_BL.numel():
+            # A batch reads each item many times: its sum is made once.
+            return self.vectors.items(items_NS).sum(-2)[history_BL]
+        return self.vectors.items(items_NS[history_BL]).sum(-2)
 
 
 class Wide(nn.Module):
