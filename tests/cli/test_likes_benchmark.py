@@ -35,7 +35,10 @@ def test_every_seed_has_a_row_then_their_mean(events, tmp_path, monkeypatch) -> 
     monkeypatch.setattr(rated, "fit_rated", fit_rated)
     file = tmp_path / "result.json"
     words = ("--split", "random", "--models", "deepfm", "--seeds", "0,1", "--minutes", "2")
-    assert run("--data", events, *words, "--set", "l2=0.1", "--json", file) == 0
+    assert (
+        run("--data", events, *words, "--set", "l2=0.1", "--set", "without=user", "--json", file)
+        == 0
+    )
     rows = json.loads(file.read_text())["rows"]
     assert [(row["system"], row.get("seed"), row["case"]) for row in rows] == [
         ("deepfm", 0, "ratings"),
@@ -43,6 +46,10 @@ def test_every_seed_has_a_row_then_their_mean(events, tmp_path, monkeypatch) -> 
         ("deepfm", None, "ratings"),
     ]
     assert rows[2]["auc"] == pytest.approx(0.85) and rows[2]["seeds"] == [0, 1]
+    assert {tuple(row["settings"].items()) for row in rows} == {
+        (("l2", "0.1"), ("without", "user"))
+    }
+    assert rows[2]["fields"] == ["hour", "weekday", "item"]
     assert asked == [("deepfm", {"l2": "0.1"}, seed, 2, 38) for seed in (0, 1)]
 
 

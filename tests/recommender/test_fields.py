@@ -116,7 +116,8 @@ def test_a_server_ranks_and_a_click_is_in_the_next_order(home: Path, tmp_path: P
     assert all(answer.degraded is None for answer in crowd)
     both = set(before.found.rows_K.tolist()) & set(after.found.rows_K.tolist())
     scores = [
-        dict(zip(a.found.rows_K.tolist(), a.found.scores_K.tolist())) for a in (before, after)
+        dict(zip(answer.found.rows_K.tolist(), answer.found.scores_K.tolist(), strict=True))
+        for answer in (before, after)
     ]
     assert any(scores[0][row] != scores[1][row] for row in both) or not both
 

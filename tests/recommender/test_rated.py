@@ -66,6 +66,15 @@ def test_fields_are_those_of_all_sides(rated) -> None:
     assert not rated.items_NS[0].any() and (rated.items_NS[1:, 0] > 0).all()
 
 
+def test_fields_can_be_left_out() -> None:
+    rated = rated_split(ratings(), USER_TABLE, ITEM_TABLE, without=["user", "year"])
+    names = [field.name for field in rated.schema.fields]
+    assert names == ["gender", "hour", "weekday", "item", "genres"]
+    assert rated.train.requests_ES.shape[1] == 3
+    with pytest.raises(ValueError, match="no field 'users': there are user, gender"):
+        rated_split(ratings(), USER_TABLE, ITEM_TABLE, without=["users"])
+
+
 def test_what_was_before_are_earlier_likes_of_the_training_part_alone(rated) -> None:
     told = ratings().filter(pl.col("value") != 3).with_row_index("at")
     items = told["item_id"].unique(maintain_order=True).to_list()

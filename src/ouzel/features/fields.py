@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,6 +135,18 @@ class Schema:
     def num_ids(self) -> int:
         """Return how many ids there are, without 0."""
         return sum(field.size for field in self.fields)
+
+    def without(self, names: Collection[str]) -> Schema:
+        """Return the schema less the fields of some names.
+
+        Raises:
+            ValueError: there is no such field.
+        """
+        known = [field.name for field in self.fields]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"there is no field {name!r}: there are {', '.join(known)}")
+        return Schema(tuple(field for field in self.fields if field.name not in names))
 
     def of(self, *sides: Side) -> tuple[Field, ...]:
         """Return the fields of some sides."""

@@ -116,7 +116,7 @@ class TrainOptions:
                 f"state_precision is {self.state_precision!r}, and {self.model} keeps no states: "
                 "leave it out"
             )
-        if kind == "closed_form" and self.minutes is not None:
+        if kind == "closed_form" and self.minutes is not None and self.ctr is None:
             raise ValueError(f"{self.model} is fitted at once: leave minutes out")
 
     def _check_ctr(self) -> None:

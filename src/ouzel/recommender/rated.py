@@ -14,7 +14,7 @@ Shape legend: E = examples, N = catalogue rows, S = places of a side's fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,14 +59,19 @@ class Rated:
 
 
 def rated_split(
-    ratings: pl.DataFrame, users: pl.DataFrame | None, items: pl.DataFrame | None
+    ratings: pl.DataFrame,
+    users: pl.DataFrame | None,
+    items: pl.DataFrame | None,
+    *,
+    without: Collection[str] = (),
 ) -> Rated:
     """Return the examples of a table of ratings (user_id, item_id, value, timestamp in ms).
 
-    `users` and `items` have more columns of both, with their ids in `user_id` and `item_id`.
+    `users` and `items` have more columns of both, with their ids in `user_id` and `item_id`. Fields
+    named in `without` are left out, such as `user`, which is who asks.
 
     Raises:
-        ValueError: there are no ratings, or all say the same.
+        ValueError: there are no ratings, or all say the same; or there is no such field.
 
     >>> n = list(range(40))
     >>> ids = {"user_id": [str(i % 5) for i in n], "item_id": [str(i % 7) for i in n]}
@@ -92,7 +97,7 @@ def rated_split(
             row_field("item", "item", 1 + len(item_ids)),
             *_fields("item", of_item, seen_N),
         )
-    )
+    ).without(without)
     numbers = [str(1 + row) for row in range(max(len(user_ids), len(item_ids)))]
     of_user["user"], of_item["item"] = numbers[: len(user_ids)], numbers[: len(item_ids)]
     times_E = labelled["timestamp"].to_numpy()

@@ -15,6 +15,9 @@ Row = dict[str, Any]
 
 LIKES_SHOWN = ("case", "model", "seed", "auc", "logloss", "epochs", "seconds")
 
+WITHOUT = "without"
+"""The setting that names fields to leave out, with commas between them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Likes:
@@ -53,7 +56,9 @@ def like_rows(likes: Likes, progress: Progress) -> list[Row]:
     dataset = read(likes.data)
     progress.say(str(dataset.report))
     ratings = likes.data / "ratings.dat" if likes.data.is_dir() else likes.data
-    rated = rated_split(dataset.frame, read_users(ratings), dataset.items)
+    settings = dict(likes.settings)
+    without = [name for name in settings.pop(WITHOUT, "").split(",") if name]
+    rated = rated_split(dataset.frame, read_users(ratings), dataset.items, without=without)
     rows: list[Row] = []
     for model in likes.models:
         measured = []
@@ -62,12 +67,13 @@ def like_rows(likes: Likes, progress: Progress) -> list[Row]:
             row = fit_rated(
                 model,
                 rated,
-                settings=likes.settings,
+                settings=settings,
                 seed=seed,
                 minutes=likes.minutes,
                 progress=progress,
             )
-            measured.append(row)
+            names = [field.name for field in rated.schema.fields]
+            measured.append({**row, "settings": dict(likes.settings), "fields": names})
         rows += measured
         if len(measured) > 1:
             rows.append(mean_of(measured))
@@ -77,12 +83,13 @@ def like_rows(likes: Likes, progress: Progress) -> list[Row]:
 def mean_of(rows: Sequence[Row]) -> Row:
     """Return the means of one model over its seeds, with the deviation between these.
 
-    >>> alike = {"model": "mlp", "split": "random", "settings": {}, "logloss": 0.4, "seconds": 1}
+    >>> alike = {"model": "mlp", "split": "random", "settings": {}, "fields": []}
+    >>> alike |= {"logloss": 0.4, "seconds": 1}
     >>> row = mean_of([{**alike, "seed": seed, "auc": 0.8 + seed / 10} for seed in (0, 1)])
     >>> row["seeds"], round(row["auc"], 6), round(row["auc_sd"], 6)
     ([0, 1], 0.85, 0.070711)
     """
-    mean: Row = {name: rows[0][name] for name in ("model", "split", "settings")}
+    mean: Row = {name: rows[0][name] for name in ("model", "split", "settings", "fields")}
     mean["seeds"] = [row["seed"] for row in rows]
     for name in ("auc", "logloss"):
         values = [row[name] for row in rows]
