@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ouzel.inference.pool import slot_bytes
+from ouzel.models.ctr import CTR_MODELS
+from ouzel.models.ctr.base import CTRModel
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.registry import MODELS, Model, family_of
 
@@ -42,10 +44,31 @@ result file names.
 """
 
 
+FIELDS = """
+## Models of fields
+
+They find nothing and order what another model has found: `ouzel train --ctr NAME`.
+
+| model | family | paper |
+|---|---|---|
+"""
+
+LIKES = """
+Who likes what (`ouzel benchmark accuracy --split random`): ratings above the middle of the scale
+against those below it, a tenth at random to test on. Settings other than the defaults are named;
+`without` names fields that were left out. Epochs tell which trainings were cut short.
+
+| data | model | settings | AUC | log loss | epochs | seconds | file |
+|---|---|---|---|---|---|---|---|
+"""
+
+
 def page() -> str:
     """Return the whole of docs/models.md."""
     about = "".join(_line(_about(model)) for model in MODELS)
-    return HEAD + about + ACCURACY + "".join(map(_line, accuracies()))
+    fields = "".join(_line(_fields(model)) for model in CTR_MODELS)
+    accuracy = ACCURACY + "".join(map(_line, accuracies()))
+    return HEAD + about + accuracy + FIELDS + fields + LIKES + "".join(map(_line, likes()))
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -78,6 +101,21 @@ def _accuracy(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     settings = ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
     figures = (f"{row[metric]:.4f}" for metric in ("recall@10", "ndcg@10", "coverage@10"))
     return row["case"], f"`{row['model']}`", settings, *figures, f"{row['seconds']:,.0f}", name
+
+
+def _fields(model: type[CTRModel]) -> tuple[str, ...]:
+    return f"`{model.name}`", family_of(model), model.about.paper
+
+
+def likes() -> Iterator[tuple[str, ...]]:
+    """Yield a line for each row of a model of fields, the best of a result file first."""
+    for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
+        rows = [row for row in json.loads(path.read_text())["rows"] if "auc" in row]
+        for row in sorted(rows, key=lambda row: -float(row["auc"])):
+            told = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+            figures = (f"{row[metric]:.4f}" for metric in ("auc", "logloss"))
+            cost = str(row.get("epochs", "")), f"{row['seconds']:,.0f}"
+            yield row["case"], f"`{row['model']}`", told, *figures, *cost, path.name
 
 
 if __name__ == "__main__":

@@ -29,3 +29,18 @@ def test_of_several_seeds_the_mean_is_told(tmp_path, monkeypatch):
         ("shop", "`ease`", "", "0.2000", "0.3000", "0.5000", "2", "shop.json"),
         ("shop", "`ials`", "dim=8", "0.2000", "0.1000", "0.5000", "2", "shop.json"),
     ]
+
+
+def test_models_of_fields_are_told_by_auc(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ROOT", tmp_path)
+    folder = tmp_path / "benchmarks/results/accuracy"
+    folder.mkdir(parents=True)
+    row = {"model": "mlp", "case": "shop", "split": "random", "seconds": 20.4, "epochs": 3}
+    row |= {"auc": 0.8, "logloss": 0.4, "settings": {}}
+    other = {**row, "model": "din", "auc": 0.9, "settings": {"without": "user"}}
+    (folder / "shop.json").write_text(json.dumps({"rows": [row, other]}))
+    assert list(models.likes()) == [
+        ("shop", "`din`", "without=user", "0.9000", "0.4000", "3", "20", "shop.json"),
+        ("shop", "`mlp`", "", "0.8000", "0.4000", "3", "20", "shop.json"),
+    ]
+    assert list(models.accuracies()) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ouzel.cli import main
+from ouzel.models.ctr import CTR_MODELS
 from ouzel.models.registry import MODELS, checked_settings, model_named
 
 
@@ -25,7 +26,8 @@ def test_every_model_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert run("models", "--json", "-") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == [model.name for model in MODELS]
+    assert [row["name"] for row in rows] == [model.name for model in (*MODELS, *CTR_MODELS)]
+    assert {row["name"] for row in rows if row["kind"] == "ctr"} == {m.name for m in CTR_MODELS}
     assert all(row["use"] and row["cost"] and row["paper"] for row in rows)
     assert rows[0]["settings"]["dim"] == 64
 
@@ -52,8 +54,9 @@ def test_what_is_wrong_is_refused_before_anything_is_read(
 
 
 def test_names_are_unique_over_all_families() -> None:
-    assert len({model.name for model in MODELS}) == len(MODELS)
-    assert all("S" in model.presets for model in MODELS)
+    known = (*MODELS, *CTR_MODELS)
+    assert len({model.name for model in known}) == len(known)
+    assert all("S" in model.presets for model in known)
 
 
 def test_texts_become_what_the_config_holds() -> None:

@@ -24,6 +24,7 @@ class Ranker:
 
     actions = ("interact", "like")
     num_rows = N
+    reads_vector = True
 
     def __init__(self):
         self.asked, self.spoilt, self.gone, self.error = [], set(), set(), None

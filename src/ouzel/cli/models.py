@@ -16,6 +16,8 @@ def command(
 ) -> None:
     """List the models that `ouzel train --model NAME` takes, what each costs, and when to use it.
 
+    Those of kind ctr order what a model has found: `ouzel train --ctr NAME`.
+
     With `--json` each has its presets and settings too, for `--preset` and `--set`.
     """
     from ouzel.cli.printing.output import emit
@@ -35,18 +37,20 @@ def model_rows() -> list[dict[str, Any]]:
     """
     import msgspec
 
+    from ouzel.models.ctr import CTR_MODELS
     from ouzel.models.registry import MODELS, family_of, kind_of
 
+    kinds = [(model, kind_of(model)) for model in MODELS] + [(model, "ctr") for model in CTR_MODELS]
     return [
         {
             "name": model.name,
             "family": family_of(model),
-            "kind": kind_of(model),
+            "kind": kind,
             "use": model.about.use,
             "cost": model.about.cost,
             "paper": model.about.paper,
             "presets": list(model.presets),
             "settings": msgspec.to_builtins(model.presets["S"]),
         }
-        for model in MODELS
+        for model, kind in kinds
     ]

@@ -28,6 +28,13 @@ Blend = Annotated[
     bool,
     typer.Option("--blend", help="Serve the model blended with neighbours, if that is better."),
 ]
+FieldModel = Annotated[
+    str | None,
+    typer.Option(help="Train a model of fields too, to order the best 500: deepfm, din, ..."),
+]
+Core = Annotated[
+    int | None, typer.Option(help="Keep users and items with this many events in common.")
+]
 Map = Annotated[
     list[str] | None,
     typer.Option("--map", help="A column by another name, such as user_id=userID."),
@@ -50,12 +57,11 @@ def command(
         bool, typer.Option("--ranker", help="Train a ranker of the model's best 500 items too.")
     ] = False,
     blend: Blend = False,
+    ctr: FieldModel = None,
     min_value: Annotated[
         float | None, typer.Option(help="Leave out ratings below this, such as 4 of 5.")
     ] = None,
-    k_core: Annotated[
-        int | None, typer.Option(help="Keep users and items with this many events in common.")
-    ] = None,
+    k_core: Core = None,
     minutes: Annotated[
         float | None, typer.Option(help="Train for at most this long; default: until it is best.")
     ] = None,
@@ -86,6 +92,7 @@ def command(
         refit=refit,
         ranker=ranker,
         blend=blend,
+        ctr=ctr,
         min_value=min_value,
         k_core=k_core,
         minutes=minutes,

@@ -26,6 +26,7 @@ from torch.export import Dim
 
 from ouzel.bundle.manifest import GraphSignature
 from ouzel.features.states import Precision, StateShape
+from ouzel.models.ctr.base import CTRModel
 from ouzel.models.protocols import Ranker, SequenceConfig, SequenceEncoder
 
 OPSET = 20
@@ -111,6 +112,38 @@ def export_ranker(
         **_last_layer(states, precision, slots),
     }
     return {"rank": _export(ranker, ranker.rank, inputs, ["logits"])}
+
+
+def export_ctr(model: CTRModel) -> dict[str, bytes]:
+    """Return the graph `ctr` of a model of fields.
+
+    ctr(requests_BS, history_BL, length_B, candidates_BK, items_NS) -> logits (B, K, A); ids are
+        those of the schema that the model was made for, and the history is a row of zeros where the
+        model does not read it
+
+    >>> from unittest.mock import patch
+    >>> from ouzel.models.ctr import MLP
+    >>> from ouzel.models.ctr.base import DeepConfig, Layout
+    >>> model = MLP(DeepConfig(), Layout(num_ids=4, request=(1,), item=(1,)), ("like",))
+    >>> names_of = lambda model, method, inputs, outputs: list(inputs)  # tracing takes seconds
+    >>> with patch("ouzel.compression.export._export", names_of):
+    ...     export_ctr(model)["ctr"]
+    ['requests', 'history', 'length', 'candidates', 'items']
+    """
+    model.eval()
+    batch, rows, candidates = Dim("B"), Dim("N"), Dim("K")
+    layout = model.layout
+    shapes = {
+        "requests": ((2, sum(layout.request)), {0: batch}),
+        "history": ((2, max(1, layout.history)), {0: batch}),
+        "length": ((2,), {0: batch}),
+        "candidates": ((2, 3), {0: batch, 1: candidates}),
+        "items": ((4, sum(layout.item)), {0: rows}),
+    }
+    inputs = {
+        name: (torch.ones(shape, dtype=torch.int64), free) for name, (shape, free) in shapes.items()
+    }
+    return {"ctr": _export(model, model.forward, inputs, ["logits"])}
 
 
 def cache_names(num_layers: int, precision: Precision = "fp32") -> list[str]:

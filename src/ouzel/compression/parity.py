@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
+from ouzel.features.examples import Examples
 from ouzel.inference.encoding import HistoryEncoder, ask, encode_into
-from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.onnxruntime import FieldsGraph, Graphs
 from ouzel.inference.pool import StatePool, rings, slot_bytes
 from ouzel.inference.states import UserStates
+from ouzel.models.ctr.base import CTRModel
 from ouzel.models.protocols import Ranker, SequenceEncoder
 
 PARITY_BOUND = 1e-4
@@ -39,6 +41,9 @@ APPENDED_EVENTS = 32
 
 FIELDS_READ = 2
 """Of the longest histories, as many events are checked as this many receptive fields."""
+
+CHECKED_EXAMPLES = 256
+"""How many examples a model of fields and its graph are compared on."""
 
 SCORED_ITEMS = 100
 REQUEST_DELAY_MS = 3_600_000
@@ -138,6 +143,42 @@ def measure_ranker_parity(
     worst = max(differences)
     _check("rank", worst, PARITY_BOUND)
     return {"rank": worst}
+
+
+def measure_ctr_parity(
+    model: CTRModel, graph: FieldsGraph, examples: Examples, items_NS: NDArray[np.integer]
+) -> float:
+    """Return the largest difference of the graph of a model of fields to the model, on examples.
+
+    Raises:
+        ValueError: it is above `PARITY_BOUND`: such a graph must not be served.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.features.examples import Past
+    >>> nothing = Past(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    >>> one = Examples(np.ones((1, 1), np.int32), np.array([[1]]), np.ones((1, 1, 1)), nothing)
+    >>> model = lambda requests, history, length, rows, items: rows.float().unsqueeze(-1)
+    >>> model.layout = SimpleNamespace(history=0)
+    >>> graph = lambda *, candidates_BK, **others: 2.0 * candidates_BK[:, :, None]
+    >>> measure_ctr_parity(model, graph, one, np.ones((2, 1)))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: the exported graphs are off by 1 (ctr), more than 0.0001; train again, ...
+    """
+    chosen_B = np.linspace(0, len(examples) - 1, CHECKED_EXAMPLES).astype(np.int64)
+    history_BL, length_B = examples.past.newest(chosen_B, max(1, model.layout.history))
+    asked = {
+        "requests_BS": examples.requests_ES[chosen_B].astype(np.int64),
+        "history_BL": history_BL,
+        "length_B": length_B,
+        "candidates_BK": examples.rows_EK[chosen_B].astype(np.int64),
+        "items_NS": np.asarray(items_NS, np.int64),
+    }
+    with torch.no_grad():
+        expected = model(*map(torch.from_numpy, asked.values())).numpy()
+    worst = float(np.abs(graph(**asked) - expected).max(initial=0.0))
+    _check("ctr", worst, PARITY_BOUND)
+    return worst
 
 
 def _check(name: str, off: float, bound: float) -> None:

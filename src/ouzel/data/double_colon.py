@@ -56,6 +56,33 @@ def read_movies(ratings: Path) -> pl.DataFrame | None:
     return pl.DataFrame(rows, schema=dict.fromkeys(ITEM_COLUMNS, pl.String), orient="row")
 
 
+def read_users(ratings: Path) -> pl.DataFrame | None:
+    """Return user_id, gender, age, occupation and zip from the `users.dat` beside ratings, if any.
+
+    Raises:
+        ValueError: a line of it has another number of fields.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     size = Path(folder, "users.dat").write_text("1::F::1::10::48067\\n")
+    ...     users = read_users(Path(folder, "ratings.dat"))
+    >>> None if users is None else users.row(0)
+    ('1', 'F', '1', '10', '48067')
+    """
+    path = beside(ratings, "users.dat")
+    if path is None:
+        return None
+    rows = [tuple(line.split("::")) for line in read_text(path).splitlines() if line]
+    if wrong := [row for row in rows if len(row) != len(USER_COLUMNS)]:
+        raise ValueError(
+            f"{path.name} has the line {'::'.join(wrong[0])!r}: write {'::'.join(USER_COLUMNS)}"
+        )
+    return pl.DataFrame(rows, schema=dict.fromkeys(USER_COLUMNS, pl.String), orient="row")
+
+
+USER_COLUMNS = ("user_id", "gender", "age", "occupation", "zip")
+"""The columns of the user table of ML-1M."""
+
 ITEM_COLUMNS = ("item_id", "title", "genres")
 """The columns of an item table."""
 

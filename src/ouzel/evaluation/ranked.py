@@ -15,8 +15,10 @@ from ouzel.evaluation.metrics import unseen_scores
 from ouzel.evaluation.protocol import Scorer
 from ouzel.events.interactions import History
 from ouzel.inference.encoding import ENCODE_BATCH, ask, encode_into, known_events
+from ouzel.inference.fields import FieldRanker
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool, slot_bytes
+from ouzel.inference.ranking import AT_ONCE, NO_VECTOR, Asking
 from ouzel.retrieval.topk import top_k
 
 
@@ -62,11 +64,8 @@ def ranked_scorer(
             slot_B=slot_B,
             cache=scratch.cache,
         )
-        for line, (rows, ranked_K) in enumerate(zip(best, logits_BKA @ weights_A, strict=True)):
-            if len(rows):
-                ours_K = ranked_K[: len(rows)]
-                scores_BN[line] += ours_K.min() - scores_BN[line].max() - 1
-                scores_BN[line, rows] = ours_K
+        for scores_N, rows, ranked_K in zip(scores_BN, best, logits_BKA @ weights_A, strict=True):
+            _put_first(scores_N, rows, ranked_K)
         return scores_BN
 
     def score(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -78,6 +77,52 @@ def ranked_scorer(
         return scores_BN
 
     return score
+
+
+def reordered_scorer(
+    score: Scorer, ranker: FieldRanker, *, weights_A: NDArray[np.float32], breadth: int
+) -> Scorer:
+    """Return the scorer that puts the best `breadth` unseen items of another in a ranker's order.
+
+    Who has no history, or of whom the other knows nothing, keeps the scores that there are.
+
+    >>> from types import SimpleNamespace
+    >>> backwards = lambda asking, rows_BK: (-rows_BK[:, :, None].astype(np.float32), [True])
+    >>> plain = lambda histories, now_ms: np.array([[0, 1, 5, 9]], np.float32)
+    >>> told = {"weights_A": np.ones(1, np.float32), "breadth": 2}
+    >>> score = reordered_scorer(plain, SimpleNamespace(logits=backwards, num_rows=4), **told)
+    >>> visit = History(np.array([1], np.int32), np.array([10], np.int64))
+    >>> int(score([visit], np.array([20])).argmax())
+    2
+    """
+
+    def reordered(histories: list[History], now_ms: NDArray[np.int64]) -> NDArray[np.float32]:
+        scores_BN = np.array(score(histories, now_ms), np.float32)
+        known_BN = scores_BN[:, 1 : ranker.num_rows]
+        told_B = known_BN.max(axis=1) > known_BN.min(axis=1)
+        lines = [at for at, history in enumerate(histories) if len(history) and told_B[at]]
+        for start in range(0, len(lines), AT_ONCE):
+            part = lines[start : start + AT_ONCE]
+            asking = [Asking(None, histories[at], NO_VECTOR, int(now_ms[at])) for at in part]
+            seen = [histories[at].rows for at in part]
+            unseen_BN = unseen_scores(scores_BN[part, : ranker.num_rows], seen)
+            best = [top_k(scores_N, breadth) for scores_N in unseen_BN]
+            logits_BKA, _ = ranker.logits(asking, _padded(best))
+            for at, rows, ranked_K in zip(part, best, logits_BKA @ weights_A, strict=True):
+                _put_first(scores_BN[at], rows, ranked_K)
+        return scores_BN
+
+    return reordered
+
+
+def _put_first(
+    scores_N: NDArray[np.float32], rows: NDArray[np.integer], ranked_K: NDArray[np.float32]
+) -> None:
+    """Give some rows their ranked scores, and all others lower ones in the order they had."""
+    if len(rows):
+        ours_K = ranked_K[: len(rows)]
+        scores_N += ours_K.min() - scores_N.max() - 1
+        scores_N[rows] = ours_K
 
 
 def _padded(rows: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:

@@ -28,6 +28,9 @@ _PRECISIONS: dict[str, Precision] = {
 RANK = "rank"
 """The graph of a ranker, which not every Bundle has."""
 
+CTR = "ctr"
+"""The graph of a model of fields, which is no step of a user's state."""
+
 GRAPHS = ("encode", "append", "query", "score", "item", RANK)
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
@@ -39,18 +42,7 @@ class Graphs:
     def __init__(
         self, graphs: Mapping[str, Path | bytes], table_ND: NDArray[np.float32], *, threads: int = 1
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._sessions = {
-            name: onnxruntime.InferenceSession(
-                graph if isinstance(graph, bytes) else str(graph),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-            for name, graph in graphs.items()
-        }
+        self._sessions = {name: _session(graph, threads) for name, graph in graphs.items()}
         self.table_ND = np.ascontiguousarray(table_ND, np.float32)
         self.shape = self._state_shape()
         self._cache_names = self._names("append", 5)
@@ -204,3 +196,41 @@ class Graphs:
         _, heads, head_size, window = inputs["keys_0"].shape
         precision = _PRECISIONS[inputs["keys_0"].type]
         return StateShape(num_layers, heads, head_size, window, precision, columns, size)
+
+
+class FieldsGraph:
+    """The session of a model of fields (`ouzel.inference.fields`)."""
+
+    def __init__(self, graph: Path | bytes, *, threads: int = 1) -> None:
+        self._session = _session(graph, threads)
+
+    def __call__(
+        self,
+        *,
+        requests_BS: Array,
+        history_BL: Array,
+        length_B: Array,
+        candidates_BK: Array,
+        items_NS: Array,
+    ) -> NDArray[np.float32]:
+        """Return the logits (B, K, actions) of candidate rows."""
+        feeds: dict[str, Array] = {
+            "requests": requests_BS,
+            "history": history_BL,
+            "length": length_B,
+            "candidates": candidates_BK,
+            "items": items_NS,
+        }
+        return np.asarray(self._session.run(None, feeds)[0], np.float32)
+
+
+def _session(graph: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        graph if isinstance(graph, bytes) else str(graph),
+        options,
+        providers=["CPUExecutionProvider"],
+    )

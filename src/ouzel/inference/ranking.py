@@ -25,6 +25,10 @@ AT_ONCE = 16
 """Who is ranked in one call of the graph: 500 candidates take 3 MB each while it runs."""
 
 
+NO_VECTOR: NDArray[np.float32] = np.empty(0, np.float32)
+"""That of who has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
     """Who asks: a user whose state is stored, or (`user` None) a history that is not."""
@@ -68,6 +72,8 @@ class StateRanker:
     `vectors_ND` are the output-side item vectors, `items_NF` the ranker's own lines; `actions` name
     the logits. With a `kernel` of the same ranker its graph is not used.
     """
+
+    reads_vector = True
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 
 from ouzel.models.closed_form import ClosedForm
+from ouzel.models.ctr import CTR_MODELS
+from ouzel.models.ctr.base import CTRModel
 from ouzel.models.encoder import Encoder
 from ouzel.models.factorization import FACTORIZATION_MODELS, RATING_MODELS
 from ouzel.models.graph import GRAPH_MODELS
@@ -62,6 +64,23 @@ def model_named(name: str) -> type[Model]:
     raise ValueError(f"there is no model {name!r}: {_hint(name, tuple(known))}")
 
 
+def ctr_model_named(name: str) -> type[CTRModel]:
+    """Return the model of fields of this name: one that scores candidates, and finds none.
+
+    Raises:
+        ValueError: there is none; the message suggests the nearest.
+
+    >>> ctr_model_named("deepmf")
+    Traceback (most recent call last):
+    ...
+    ValueError: there is no model of fields 'deepmf': did you mean 'deepfm'?
+    """
+    known = {model.name: model for model in CTR_MODELS}
+    if name in known:
+        return known[name]
+    raise ValueError(f"there is no model of fields {name!r}: {_hint(name, tuple(known))}")
+
+
 def kind_of(model: type[Model]) -> Kind:
     """Return how a model is trained and served.
 
@@ -72,7 +91,7 @@ def kind_of(model: type[Model]) -> Kind:
     return kind
 
 
-def family_of(model: type[Model]) -> str:
+def family_of(model: type[Model | CTRModel]) -> str:
     """Return the folder of a model.
 
     >>> family_of(model_named("esasrec"))
@@ -82,7 +101,11 @@ def family_of(model: type[Model]) -> str:
 
 
 def checked_settings(
-    model: type[Model], preset: str, settings: Mapping[str, Any], *, beside: Sequence[str] = ()
+    model: type[Model | CTRModel],
+    preset: str,
+    settings: Mapping[str, Any],
+    *,
+    beside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return `settings` as the config of `model` has them: texts become what their fields hold.
 

@@ -18,6 +18,7 @@ from ouzel.bundle.index import ChosenIndexes
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
+from ouzel.inference.fields import FieldRanker
 from ouzel.inference.history_fold import fold_in_of
 from ouzel.inference.no_states import NoStates
 from ouzel.inference.ranking import StateRanker
@@ -26,7 +27,7 @@ from ouzel.inference.target_attention import TargetAttentionKernel
 from ouzel.ranking.blending import Blender, BlendSources
 from ouzel.ranking.by_history import AddWeights, FoldInUser, HistoryVectors
 from ouzel.ranking.pipeline import Stage
-from ouzel.ranking.scoring import RankCandidates
+from ouzel.ranking.scoring import RankCandidates, ScoresCandidates
 from ouzel.ranking.stages import DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
 from ouzel.retrieval.engines import engine_of
 from ouzel.retrieval.exact import ExactIndex
@@ -219,7 +220,9 @@ def standard_stages(
     >>> [stage.name for stage in stages]
     ['state', 'search', 'vmis', 'popular', 'filter', 'select']
     """
-    ranker = None if isinstance(states, NoStates) else state_ranker(bundle, states)
+    ranker: ScoresCandidates | None = FieldRanker.of(bundle)
+    if ranker is None and not isinstance(states, NoStates):
+        ranker = state_ranker(bundle, states)
     if ranker is None and weights is not None:
         raise ValueError(
             f"weights are {dict(weights)}, but this model has no ranker: train with a ranker"

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.inference.ranking import Asking, Stored
+from ouzel.inference.ranking import NO_VECTOR, Asking, Stored
 from ouzel.inference.target_attention import BegunRanking
 from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
 from ouzel.retrieval.scan import ScanWorker
@@ -29,7 +29,8 @@ SCORE_BUDGET_MS = BUDGET_MS
 
 
 class ScoresCandidates(Protocol):
-    """What the stage asks of a ranker (`ouzel.inference.ranking.StateRanker`)."""
+    """What the stage asks of a ranker (`ouzel.inference.ranking.StateRanker`, or a model of fields,
+    `ouzel.inference.fields.FieldRanker`)."""
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -45,6 +46,11 @@ class ScoresCandidates(Protocol):
         self, asking: Sequence[Asking], candidates_BK: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], list[bool]]:
         """Return the logits (B, K, A) of candidate rows, and for whom there are any."""
+        ...
+
+    @property
+    def reads_vector(self) -> bool:
+        """Return whether who asks must have a vector; if not, a history is enough."""
         ...
 
     @property
@@ -92,7 +98,7 @@ def action_weights(
 
 
 class RankCandidates(Stage):
-    """Puts the candidates of each query that has a state into the order of the ranker.
+    """Puts the candidates of each query that the ranker can read into its order.
 
     The score of a candidate becomes the weighted sum of its logits. Where there is no ranking (the
     state is gone, the ranker raises or gives NaN) the order of the sources stays.
@@ -155,7 +161,7 @@ class RankCandidates(Stage):
         places = [
             at
             for at, (query, found) in enumerate(zip(work.queries, work.found, strict=True))
-            if len(found) and _wanted(query)
+            if len(found) and _wanted(query, self.ranker.reads_vector)
         ]
         if not places:
             return None
@@ -189,15 +195,16 @@ class _Lists:
     late_BK: NDArray[np.bool_]
 
 
-def _wanted(query: Query) -> bool:
+def _wanted(query: Query, reads_vector: bool) -> bool:
     """Return whether the order of a list is the ranker's business."""
     weighed = query.arrangement is not None and query.arrangement.weights is not None
-    return query.vector is not None and not query.source and not weighed
+    told = query.vector is not None if reads_vector else len(query.history) > 0
+    return told and not query.source and not weighed
 
 
 def _asking(query: Query) -> Asking:
-    assert query.vector is not None
-    return Asking(query.user, query.history, query.vector, query.now_ms)
+    vector = NO_VECTOR if query.vector is None else query.vector
+    return Asking(query.user, query.history, vector, query.now_ms)
 
 
 def _padded(lists: Sequence[Candidates]) -> NDArray[np.int64]:

@@ -16,10 +16,11 @@ from ouzel.evaluation.blended import blended_scorer, fused_scorer, parts_with
 from ouzel.evaluation.by_history import Tensors, fold_in_scorer, item_item_scorer
 from ouzel.evaluation.cold import figures_of, parts_of
 from ouzel.evaluation.protocol import Scorer, evaluate
-from ouzel.evaluation.ranked import ranked_scorer
+from ouzel.evaluation.ranked import ranked_scorer, reordered_scorer
 from ouzel.evaluation.sequence import sequence_scorer
 from ouzel.events.interactions import Interactions
-from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.fields import FieldRanker
+from ouzel.inference.onnxruntime import CTR, Graphs
 from ouzel.ranking.blending import Blender
 from ouzel.ranking.scoring import BREADTH, action_weights
 from ouzel.recommender.home import Home
@@ -172,15 +173,33 @@ def scorers_of_bundle(bundle: Bundle, train: Interactions, *, threads: int) -> d
     manifest = bundle.manifest
     if manifest.kind != "sequence":
         tensors = {name: bundle.tensors(name) for name in ITEM_FILES[manifest.kind]}
-        scorer = history_scorer(manifest.kind, tensors)
-        return with_blend({manifest.model: scorer}, manifest.features, train)
-    graphs = Graphs.of(bundle, threads=threads)
-    vectors_ND = bundle.tensors("items")["vectors"]
-    ranker = manifest.features.get("ranker")
-    items_NF = None if ranker is None else bundle.tensors("ranker")["items"]
-    actions = () if ranker is None else ranker["config"]["actions"]
-    scorers = served_scorers(manifest.model, graphs, vectors_ND, items_NF, actions)
-    return with_blend(scorers, manifest.features, train)
+        models = {manifest.model: history_scorer(manifest.kind, tensors)}
+    else:
+        ranker = manifest.features.get("ranker")
+        models = served_scorers(
+            manifest.model,
+            Graphs.of(bundle, threads=threads),
+            bundle.tensors("items")["vectors"],
+            None if ranker is None else bundle.tensors("ranker")["items"],
+            () if ranker is None else ranker["config"]["actions"],
+        )
+    fields = FieldRanker.of(bundle, threads=threads)
+    if fields is not None:
+        return reordered(models, fields, manifest.features[CTR]["name"])
+    return with_blend(models, manifest.features, train)
+
+
+def reordered(models: dict[str, Scorer], ranker: FieldRanker, name: str) -> dict[str, Scorer]:
+    """Return the scorers with the first of them in the order of a model of fields before them.
+
+    >>> from types import SimpleNamespace
+    >>> list(reordered({"ials": None}, SimpleNamespace(actions=("interact",)), "deepfm"))
+    ['ials + deepfm', 'ials']
+    """
+    first, score = next(iter(models.items()))
+    weights_A = action_weights(ranker.actions, None)
+    whole = reordered_scorer(score, ranker, weights_A=weights_A, breadth=BREADTH)
+    return {f"{first} + {name}": whole, **models}
 
 
 def history_scorer(kind: Kind, tensors: Tensors) -> Scorer:

@@ -38,6 +38,9 @@ class TrainOptions:
     blend: bool = False
     """Learn on the validation part how to weigh the model's list with those of session neighbours
     and of what is popular, and serve that where it is better there."""
+    ctr: str | None = None
+    """Train this model of fields (`ouzel.models.ctr`) too, which orders the best 500 items of any
+    model by the fields of items and by what who asks did; None: none."""
     min_value: float | None = None
     """Import ratings of at least this, as likes, and events without one; None takes all as is."""
     k_core: int | None = None
@@ -53,9 +56,12 @@ class TrainOptions:
     def __post_init__(self) -> None:
         _ = self.checked_settings
         self._check_kind()
+        self._check_ctr()
         _check_name("split", self.split, SPLIT_NAMES)
         if self.blend and self.ranker:
             raise ValueError("a ranker orders what a blend would: leave blend or ranker out")
+        if self.blend and self.ctr is not None:
+            raise ValueError("a model of fields orders what a blend would: leave blend or ctr out")
         if self.blend and self.split == "none":
             raise ValueError("a blend is learned from what is held out: take another split")
         _check_name("state_precision", self.state_precision, STATE_PRECISIONS)
@@ -120,8 +126,22 @@ class TrainOptions:
                 f"state_precision is {self.state_precision!r}, and {self.model} keeps no states: "
                 "leave it out"
             )
-        if kind == "closed_form" and self.minutes is not None:
+        if kind == "closed_form" and self.minutes is not None and self.ctr is None:
             raise ValueError(f"{self.model} is fitted at once: leave minutes out")
+
+    def _check_ctr(self) -> None:
+        if self.ctr is None:
+            return
+        from ouzel.models.registry import ctr_model_named
+
+        ctr_model_named(self.ctr)
+        if self.ranker:
+            raise ValueError("a list has one order: give ranker or ctr, not both")
+        if self.refit:
+            raise ValueError(
+                f"ctr is {self.ctr!r} and refit is on, and a model of fields is trained beside the "
+                "test part only: leave one of them out"
+            )
 
 
 class Progress(Protocol):

@@ -24,6 +24,7 @@ from ouzel.recommender.by_history import train_by_history
 from ouzel.recommender.cautions import cautions
 from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, scorers_of, split_of, with_blend
+from ouzel.recommender.fields import add_fields
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import index_record
 from ouzel.recommender.options import Progress, TrainOptions
@@ -142,6 +143,9 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         trained = Trained(
             *train_by_history(home, split, interactions, options, provenance, progress)
         )
+    if options.ctr is not None:
+        bundle, rows = add_fields(home, trained.bundle, split, options, progress)
+        trained = replace(trained, bundle=bundle, rows=rows)
     home.store().promote(trained.bundle.digest)
     return trained
 

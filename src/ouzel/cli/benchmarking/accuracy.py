@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ouzel.cli.benchmarking.likes import LIKES_SHOWN, Likes, like_rows
 from ouzel.cli.printing.benchmark import emit_rows
 from ouzel.cli.printing.training_progress import TrainingProgress
 from ouzel.cli.train import Blend, Set, named_settings
@@ -62,7 +63,8 @@ def command(
         str,
         typer.Option(
             help="What to hold out: temporal or leave-one-out; or ratings to predict: 5-fold "
-            "(or another number), or given, for files u1.base, u1.test, ..."
+            "(or another number), or given, for files u1.base, u1.test, ...; for models of fields "
+            "random."
         ),
     ] = "leave-one-out",
     set_: Set = None,
@@ -82,7 +84,8 @@ def command(
     All items are ranked for every target, none sampled, and what a user has seen is filtered. With
     --test each user has one list of 20, in which all that the file has of the user is looked for;
     --split then says how the epochs of a model are chosen, and `none` that all of them are done.
-    Of ratings it is measured how far a prediction is off: RMSE and MAE.
+    Of ratings it is measured how far a prediction is off: RMSE and MAE. With
+    --split random models of fields tell likes from other ratings: AUC and log loss of a tenth.
     """
     from ouzel.cli.benchmarking import ratings
     from ouzel.recommender.options import TrainOptions
@@ -91,6 +94,16 @@ def command(
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
+    if split == "random":
+        likes = Likes(
+            case=case or data.name.partition(".")[0],
+            data=data,
+            models=named,
+            seeds=_seeds(seeds),
+            settings=settings,
+            minutes=minutes,
+        )
+        return _measure_likes(likes, json)
     rated = ratings.is_rated(split)
     ranked_split = "leave-one-out" if rated else split
     options = TrainOptions(preset=preset, split=ranked_split, minutes=minutes, blend=blend)
@@ -114,6 +127,12 @@ def command(
         rows = accuracy_rows(contest, progress)
     shown = rows if json is not None else [_shown(row) for row in rows]
     emit_rows(shown, "accuracy", shown=SHOWN, seed=first, json=json)
+
+
+def _measure_likes(likes: Likes, json: str | None) -> None:
+    with TrainingProgress() as progress:
+        rows = like_rows(likes, progress)
+    emit_rows(rows, "accuracy", shown=LIKES_SHOWN, seed=likes.seeds[0], json=json)
 
 
 @dataclass(frozen=True, kw_only=True)
