@@ -20,7 +20,7 @@ from ouzel.data.split import Split
 from ouzel.evaluation.by_history import Tensors
 from ouzel.events.interactions import Interactions
 from ouzel.features.matrix import matrix_of
-from ouzel.inference.fold_in import FoldIn
+from ouzel.inference.rated_fold_in import fold_in_of
 from ouzel.models.closed_form import ClosedForm
 from ouzel.models.encoder import Encoder
 from ouzel.models.rating import RatingModel
@@ -173,5 +173,5 @@ def _index_record(fitted: _Fitted, interactions: Interactions) -> IndexRecord | 
     if fitted.kind != "encoder":
         return None
     vectors_ND = fitted.tensors["items"]["vectors"]
-    fold_in = FoldIn.from_tensors(fitted.tensors["fold_in"], vectors_ND)
+    fold_in = fold_in_of(fitted.tensors["fold_in"], vectors_ND)
     return automatic_record(vectors_ND, asked_by(spread_histories(interactions), fold_in))
