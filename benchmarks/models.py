@@ -41,11 +41,22 @@ result file names.
 |---|---|---|---|---|---|---|---|
 """
 
+RATINGS = """
+## Ratings
+
+How far predicted ratings are off those held out: the mean over folds, `given` with the data or
+drawn. Users are folded in from the other ratings, as in service; `damped_means` knows no more than
+how an item is rated and how a user rates. Seconds are those of training on one fold.
+
+| data | folds | model | settings | RMSE | MAE | seconds | file |
+|---|---|---|---|---|---|---|---|
+"""
+
 
 def page() -> str:
     """Return the whole of docs/models.md."""
     about = "".join(_line(_about(model)) for model in MODELS)
-    return HEAD + about + ACCURACY + "".join(map(_line, accuracies()))
+    return HEAD + about + ACCURACY + "".join(map(_line, accuracies())) + _rated()
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -74,10 +85,36 @@ def accuracies() -> Iterator[tuple[str, ...]]:
                 yield _accuracy(row, path.name)
 
 
+def _rated() -> str:
+    lines = "".join(map(_line, ratings()))
+    return RATINGS + lines if lines else ""
+
+
+def ratings() -> Iterator[tuple[str, ...]]:
+    """Yield a line for the mean over folds of each model of each result file."""
+    for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
+        for row in json.loads(path.read_text())["rows"]:
+            if "rmse" in row and "folds" in row:
+                folds = f"{row['folds']}, given" if row["split"] == "given" else str(row["folds"])
+                seconds = f"{row['seconds']:,.0f}" if "seconds" in row else "-"
+                figures = (f"{row['rmse']:.4f}", f"{row['mae']:.4f}", seconds, path.name)
+                yield row["case"], folds, f"`{row['model']}`", _settings(row), *figures
+
+
+def _settings(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
+
+
 def _accuracy(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    settings = ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
     figures = (f"{row[metric]:.4f}" for metric in ("recall@10", "ndcg@10", "coverage@10"))
-    return row["case"], f"`{row['model']}`", settings, *figures, f"{row['seconds']:,.0f}", name
+    return (
+        row["case"],
+        f"`{row['model']}`",
+        _settings(row),
+        *figures,
+        f"{row['seconds']:,.0f}",
+        name,
+    )
 
 
 if __name__ == "__main__":
