@@ -43,6 +43,17 @@ result file names.
 |---|---|---|---|---|---|---|---|
 """
 
+RATINGS = """
+## Ratings
+
+How far predicted ratings are off those held out: the mean over folds, `given` with the data or
+drawn. Users are folded in from the other ratings, as in service; `damped_means` knows no more than
+how an item is rated and how a user rates. Seconds are those of training on one fold.
+
+| data | folds | model | settings | RMSE | MAE | seconds | file |
+|---|---|---|---|---|---|---|---|
+"""
+
 
 FIELDS = """
 ## Models of fields
@@ -67,7 +78,7 @@ def page() -> str:
     """Return the whole of docs/models.md."""
     about = "".join(_line(_about(model)) for model in MODELS)
     fields = "".join(_line(_fields(model)) for model in CTR_MODELS)
-    accuracy = ACCURACY + "".join(map(_line, accuracies()))
+    accuracy = ACCURACY + "".join(map(_line, accuracies())) + _rated()
     return HEAD + about + accuracy + FIELDS + fields + LIKES + "".join(map(_line, likes()))
 
 
@@ -97,10 +108,36 @@ def accuracies() -> Iterator[tuple[str, ...]]:
                 yield _accuracy(row, path.name)
 
 
+def _rated() -> str:
+    lines = "".join(map(_line, ratings()))
+    return RATINGS + lines if lines else ""
+
+
+def ratings() -> Iterator[tuple[str, ...]]:
+    """Yield a line for the mean over folds of each model of each result file."""
+    for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
+        for row in json.loads(path.read_text())["rows"]:
+            if "rmse" in row and "folds" in row:
+                folds = f"{row['folds']}, given" if row["split"] == "given" else str(row["folds"])
+                seconds = f"{row['seconds']:,.0f}" if "seconds" in row else "-"
+                figures = (f"{row['rmse']:.4f}", f"{row['mae']:.4f}", seconds, path.name)
+                yield row["case"], folds, f"`{row['model']}`", _settings(row), *figures
+
+
+def _settings(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
+
+
 def _accuracy(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    settings = ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
     figures = (f"{row[metric]:.4f}" for metric in ("recall@10", "ndcg@10", "coverage@10"))
-    return row["case"], f"`{row['model']}`", settings, *figures, f"{row['seconds']:,.0f}", name
+    return (
+        row["case"],
+        f"`{row['model']}`",
+        _settings(row),
+        *figures,
+        f"{row['seconds']:,.0f}",
+        name,
+    )
 
 
 def _fields(model: type[CTRModel]) -> tuple[str, ...]:
@@ -112,10 +149,9 @@ def likes() -> Iterator[tuple[str, ...]]:
     for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
         rows = [row for row in json.loads(path.read_text())["rows"] if "auc" in row]
         for row in sorted(rows, key=lambda row: -float(row["auc"])):
-            told = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
             figures = (f"{row[metric]:.4f}" for metric in ("auc", "logloss"))
             cost = str(row.get("epochs", "")), f"{row['seconds']:,.0f}"
-            yield row["case"], f"`{row['model']}`", told, *figures, *cost, path.name
+            yield row["case"], f"`{row['model']}`", _settings(row), *figures, *cost, path.name
 
 
 if __name__ == "__main__":

@@ -14,6 +14,24 @@ def test_the_page_is_up_to_date():
     assert PAGE.read_text() == models.page(), "run `python benchmarks/models.py`"
 
 
+def test_of_ratings_the_mean_over_folds_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ROOT", tmp_path)
+    folder = tmp_path / "benchmarks/results/accuracy"
+    folder.mkdir(parents=True)
+    row = {"model": "svd", "case": "shop", "split": "5-fold", "rmse": 0.9, "mae": 0.7}
+    row |= {"settings": {"dim": "8"}, "seconds": 2.4}
+    means = {**row, "folds": 5, "rmse": 0.91, "seeds": [0]}
+    baseline = {**row, "model": "damped_means", "folds": 5, "split": "given"}
+    del baseline["seconds"], baseline["settings"]
+    rows = [{**row, "fold": 1}, means, baseline]
+    (folder / "shop.json").write_text(json.dumps({"rows": rows}))
+    assert list(models.ratings()) == [
+        ("shop", "5", "`svd`", "dim=8", "0.9100", "0.7000", "2", "shop.json"),
+        ("shop", "5, given", "`damped_means`", "", "0.9000", "0.7000", "-", "shop.json"),
+    ]
+    assert not list(models.accuracies()) and "| `svd` | dim=8 | 0.9100 |" in models.page()
+
+
 def test_of_several_seeds_the_mean_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "ROOT", tmp_path)
     folder = tmp_path / "benchmarks/results/accuracy"

@@ -47,6 +47,7 @@ def random_events(first: int, count: int, seed: int = 0) -> list[Event]:
             item_id=str(rng.choice(["a", "b", "c", "late"])),
             event=str(rng.choice(["click", "view", "hide"])),
             user_id=f"u{rng.integers(7)}",
+            value=float(place % 4) if place % 3 else None,
         )
         for place in range(count)
     ]
@@ -64,9 +65,15 @@ def expected(log: EventLog) -> dict[int, list[tuple[int, int]]]:
 
 def check(log: EventLog, *views: LogView) -> None:
     whole = expected(log)
+    found = log.interactions()
+    values = {int(user): found.history(at).values for at, user in enumerate(found.users_U)}
     for user in range(log.num_users):
         for reader in (log, *views):
-            assert pairs(reader.history(user)) == whole.get(user, [])
+            plain = reader.history(user)
+            assert pairs(plain) == whole.get(user, []) and plain.values is None
+            valued = reader.history(user, valued=True)
+            assert pairs(valued) == whole.get(user, [])
+            np.testing.assert_array_equal(valued.values, values.get(user, []))
 
 
 def stage(log: EventLog) -> tuple[int, int, int]:

@@ -29,7 +29,7 @@ class SVDppConfig:
 
     dim: int = 16
     """Size D of user and item factors."""
-    epochs: int = 120
+    epochs: int = 80
     """Sweeps; no draw of the first fifth is kept."""
     samples: int = 20
     """Draws S that are averaged; a request costs S systems of size D + 1."""
