@@ -162,7 +162,7 @@ class TestOnline:
         model.partial_fit(np.array([3]), np.array([5], np.int32))
         moved = [(old != fresh).any(1) for old, fresh in zip(before, model.arrays(), strict=True)]
         assert np.flatnonzero(moved[0]).tolist() == [3]
-        others = {BPR: [1], ISGD: [1, 2], EALS: [0]}[kind]
+        others = {BPR: [1], ISGD: [1, 2, 3], EALS: [0]}[kind]
         assert moved[1][5] and moved[1].sum() - 1 in others
 
     def test_what_is_none_is_refused(self, kind) -> None:
