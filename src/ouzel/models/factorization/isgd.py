@@ -44,9 +44,9 @@ class ISGDConfig:
     """Size D of user and item factors."""
     epochs: int = 20
     """At most this many passes over the data; the best one on validation is kept."""
-    rate: float = 0.05
+    rate: float = 0.03
     """How far a step goes."""
-    negatives: int = 3
+    negatives: int = 6
     """Other items that a user is thought to pass over at each event."""
     l2: float = 0.01
     """Weight of the ridge on the vectors of an event."""
