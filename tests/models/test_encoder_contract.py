@@ -24,6 +24,9 @@ from ouzel.training.factorization import fit_encoder, fold_in_validator
 
 NUM_ROWS = 13
 
+SETTINGS = {"fpmc": {"batch_size": 16}}
+"""So few events would be one batch, and a pass one step."""
+
 
 def histories(num_users: int = 60) -> list[History]:
     """Return users who like the items of their own half of the catalogue, five of six of them."""
@@ -38,7 +41,10 @@ def matrix(kind: type[Encoder] = IALS) -> Matrix:
 
 def fitted(kind: type[Encoder], *, seed: int = 0, **settings: object) -> Encoder:
     torch.manual_seed(seed)
-    config = replace(kind.presets["S"], **{"dim": 8, "half_life": None, **settings})
+    config = replace(
+        kind.presets["S"],
+        **{"dim": 8, "half_life": None, **SETTINGS.get(kind.name, {}), **settings},
+    )
     model = kind.build(config, num_users=60, num_rows=NUM_ROWS)
     for _ in range(6):
         model.sweep(matrix(kind))

@@ -148,7 +148,7 @@ class TestOnline:
         users_UD, items_ND = model.arrays()
         assert users_UD.shape == (NUM_USERS + 3, 8) and items_ND.shape == (NUM_ROWS + 2, 8)
         assert np.array_equal(users_UD[:NUM_USERS], before[0])
-        fresh = np.full(60, NUM_USERS + 2), np.full(60, NUM_ROWS + 1, np.int32)
+        fresh = np.full(300, NUM_USERS + 2), np.full(300, NUM_ROWS + 1, np.int32)
         model.partial_fit(*fresh)
         users_UD, items_ND = model.arrays()
         assert users_UD[-1] @ items_ND[-1] > 0.5 and not items_ND[0].any()
@@ -162,7 +162,8 @@ class TestOnline:
         model.partial_fit(np.array([3]), np.array([5], np.int32))
         moved = [(old != fresh).any(1) for old, fresh in zip(before, model.arrays(), strict=True)]
         assert np.flatnonzero(moved[0]).tolist() == [3]
-        assert moved[1].sum() == (2 if kind is BPR else 1) and moved[1][5]
+        others = {BPR: [1], ISGD: range(1, 7), EALS: [0]}[kind]
+        assert moved[1][5] and moved[1].sum() - 1 in others
 
     def test_what_is_none_is_refused(self, kind) -> None:
         model = built(kind)
@@ -178,7 +179,8 @@ class TestOnline:
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_how_a_stream_is_cut_changes_nothing(kind, batch) -> None:
     users, rows = stream(500)
-    whole, cut = built(kind), built(kind)
+    settings = {"negatives": 0} if kind is ISGD else {}
+    whole, cut = built(kind, **settings), built(kind, **settings)
     together = whole.partial_fit(users, rows)
     parts = [slice(at, at + batch) for at in range(0, 500, batch)]
     apart = np.concatenate([cut.partial_fit(users[part], rows[part]) for part in parts])
@@ -202,6 +204,20 @@ def test_what_was_seen_is_drawn_again() -> None:
     assert seen == pytest.approx((9 / 19) ** 2, abs=0.05)
 
 
+def test_negatives_follow_each_event_and_go_to_0() -> None:
+    model = built(ISGD, negatives=3)
+    kept = [table.copy() for table in model.arrays()]
+    torch.manual_seed(4)
+    others = other_rows(np.full(3, 7), NUM_ROWS)
+    torch.manual_seed(4)
+    (score,) = model.partial_fit(np.array([2]), np.array([7], np.int32))
+    expected = Tables(*kept, model.config.rate, model.config.l2)
+    rows, targets = np.concatenate([[7], others]), np.array([1.0, 0, 0, 0])
+    assert score == pytest.approx(looped(expected, [2] * 4, rows, None, targets)[0], abs=1e-6)
+    for one, other in zip(model.arrays(), kept, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_targets_are_what_scores_go_to() -> None:
     model = built(ISGD, rate=0.1)
     users, rows = stream(8000)
@@ -217,6 +233,7 @@ def test_targets_are_what_scores_go_to() -> None:
     ("config", "wrong"),
     [
         *((kind, wrong) for kind in (BPRConfig, ISGDConfig) for wrong in ("rate", "l2", "alpha")),
+        (ISGDConfig, "negatives"),
         (EALSConfig, "alpha"),
         (EALSConfig, "l2"),
         (EALSConfig, "popularity"),

@@ -27,11 +27,11 @@ L2 = 0.02
 BATCH = 1024
 """Events that Ouzel reads from a log at once; River takes one at a time."""
 
-EVENTS, QUICK_EVENTS = 200_000, 20_000
+EVENTS, QUICK_EVENTS = 100_000, 20_000
 RANKED = 10_000
 """Items that are put in order for one user."""
 
-FOLLOWED = {"isgd": 200_000, "bpr": 200_000, "eals": 60_000}
+FOLLOWED = {"isgd": 200_000, "bpr": 200_000, "eals": 30_000}
 """How many events each model of positive feedback follows."""
 
 ASKED = 2_000

@@ -57,7 +57,7 @@ class FPMCConfig:
     """Weight of the ridge on the vectors of an event."""
     alpha: float = 0.1
     """Weight of an item that was not seen, relative to one that was, when a user is folded in."""
-    taste: float = 2.0
+    taste: float = 4.0
     """What an item that was seen should score by taste when a user is folded in."""
     half_life: float | None = 10.0
     """After how many events one counts half as much in a request; None: all count alike."""

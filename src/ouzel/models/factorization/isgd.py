@@ -4,18 +4,20 @@ For an event of user u on item i, with the error e = 1 - w_u . v_i,
 
     w_u += rate (e v_i - l2 w_u),    v_i += rate (e w_u - l2 v_i),
 
-both from the vectors before the event. There are no negatives: that not everything is alike comes
-from the small random vectors at the start, and wears off with many passes. With ratings in place of
-the 1 this is the matrix factorisation of the Netflix prize.
+both from the vectors before the event. So that not everything comes to be alike, `negatives` other
+items drawn at random follow each event, with the target 0 in place of 1. With ratings for targets
+and no negatives this is the matrix factorisation of the Netflix prize.
 
-Cost of an event: 6 D multiply-adds. A request folds its user in by least squares, in which items
-that were not seen weigh `alpha` (see `ouzel.inference.fold_in`).
+Cost of an event: 6 D multiply-adds for it and for each negative. A request folds its user in by
+least squares, in which items that were not seen weigh `alpha` (see `ouzel.inference.fold_in`).
 
 References:
     Vinagre, Jorge and Gama, "Fast Incremental Matrix Factorization for Recommendation with
-    Positive-Only Feedback", UMAP 2014. Funk, "Netflix Update: Try This at Home", 2006.
+    Positive-Only Feedback", UMAP 2014, and "Collaborative Filtering with Recency-Based Negative
+    Feedback", SAC 2015. Funk, "Netflix Update: Try This at Home", 2006.
 
-Shape legend: E = events, N = catalogue rows with the padding row 0, D = dim.
+Shape legend: E = events, M = an event and its negatives, N = catalogue rows with the padding row 0,
+D = dim.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 
 from ouzel.features.matrix import Matrix
 from ouzel.models.about import About
+from ouzel.models.drawing import other_rows
 from ouzel.models.encoder import Ridge, check_factors, check_matrix
 from ouzel.models.online import OnlineEncoder, Places, check_steps
 from ouzel.models.steps import Tables, squared_steps
@@ -41,11 +44,13 @@ class ISGDConfig:
     """Size D of user and item factors."""
     epochs: int = 20
     """At most this many passes over the data; the best one on validation is kept."""
-    rate: float = 0.05
+    rate: float = 0.03
     """How far a step goes."""
+    negatives: int = 6
+    """Other items that a user is thought to pass over at each event."""
     l2: float = 0.01
     """Weight of the ridge on the vectors of an event."""
-    alpha: float = 0.1
+    alpha: float = 0.02
     """Weight of an item that was not seen, relative to one that was, when a user is folded in."""
     half_life: float | None = 2.0
     """After how many events one counts half as much in a request; None: all count alike."""
@@ -53,6 +58,8 @@ class ISGDConfig:
     def __post_init__(self) -> None:
         check_factors(self)
         check_steps(self.rate, self.l2, self.alpha)
+        if self.negatives < 0:
+            raise ValueError(f"negatives is {self.negatives}: give 0 or more")
 
 
 PRESETS = {"S": ISGDConfig()}
@@ -101,7 +108,7 @@ class ISGD(OnlineEncoder):
     ) -> NDArray[np.float32]:
         """Return the score (E,) that each event had right before its step.
 
-        `targets_E` are what the scores should be, such as ratings; 1 if none are given.
+        `targets_E` are what the scores should be, such as ratings, and no negatives are drawn then.
 
         Raises:
             ValueError: the columns differ in length, or a user or a row is none.
@@ -112,8 +119,22 @@ class ISGD(OnlineEncoder):
         (True, 3, 4)
         """
         self.admit(users_E, rows_E)
-        targets_E = np.ones(len(rows_E), np.float32) if targets_E is None else targets_E
+        if targets_E is None:
+            return self._with_negatives(users_E, rows_E)
         if len(targets_E) != len(rows_E):
             raise ValueError(f"{len(rows_E)} rows and {len(targets_E)} targets: give one of each")
-        tables = Tables(*self.arrays(), self.config.rate, self.config.l2)
-        return squared_steps(tables, users_E, rows_E, targets_E)
+        return squared_steps(self._tables(), users_E, rows_E, targets_E)
+
+    def _with_negatives(self, users_E: Places, rows_E: Places) -> NDArray[np.float32]:
+        """Return the scores (E,) of the events, each with its M - 1 negatives right behind it."""
+        negatives, num_rows = self.config.negatives, self.items.num_embeddings
+        others = other_rows(np.repeat(rows_E, negatives), num_rows)
+        others = others.reshape(len(rows_E), negatives)
+        rows_EM = np.concatenate([rows_E.astype(np.int64)[:, None], others], axis=1)
+        targets_EM = (np.arange(negatives + 1) == 0) | (rows_EM == rows_EM[:, :1])
+        users_EM = np.broadcast_to(users_E[:, None], rows_EM.shape)
+        flat = (users_EM.ravel(), rows_EM.ravel(), targets_EM.ravel().astype(np.float32))
+        return squared_steps(self._tables(), *flat)[:: negatives + 1]
+
+    def _tables(self) -> Tables:
+        return Tables(*self.arrays(), self.config.rate, self.config.l2)
