@@ -49,7 +49,7 @@ from ouzel.training.ranking import actions_of
 NEGATIVES = 7
 """Items beside each event that are drawn at random."""
 
-EVENTS_PER_EPOCH = 150_000
+EVENTS_PER_EPOCH = 50_000
 VALIDATION_EVENTS = 4_000
 BATCH = 512
 """Events of a step, each with its negatives."""
