@@ -230,6 +230,6 @@ def test_sequence_models(name: str, case: str, tmp_path: Path) -> None:
     ended(fitted, name, CASES[case], tmp_path / "home")
 
 
-@pytest.mark.parametrize("case", ["one user", "equal times"])
+@pytest.mark.parametrize("case", ["one user"])
 def test_the_backbone_with_its_graphs(case: str, tmp_path: Path) -> None:
     ended(whole, "esasrec", CASES[case], tmp_path / "home")

@@ -15,6 +15,14 @@ from ouzel.recommender.options import Silent, TrainOptions
 from ouzel.recommender.train import import_dataset, train_home
 
 
+class Told(Silent):
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
 def dataset(*lines: tuple[str, str]) -> object:
     users, items = zip(*lines, strict=True)
     return from_arrow(pl.DataFrame({"user_id": users, "item_id": items}))
@@ -41,7 +49,9 @@ def home(tmp_path: Path) -> Home:
 
 def test_what_is_served_is_measured_on_what_the_file_has(home: Home) -> None:
     options = TrainOptions(model="ease", split="none", settings={"l2": 1.0})
-    trained = train_home(home, options, Silent())
+    told = Told()
+    trained = train_home(home, options, told)
+    assert told.warned == [], "nothing was held out, as asked"
     assert trained.rows == [] and trained.bundle.manifest.data.num_events == 240
     given = GivenTest(home, dataset(*circles(held_out=True)))
     ours, *baselines = given.rows(Silent(), threads=1)

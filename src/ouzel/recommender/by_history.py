@@ -135,7 +135,7 @@ def _fit(
             validate = fold_in_validator(
                 encoder, split, max_targets=VALIDATION_TARGETS, seed=options.seed
             )
-        if split is not None and validate is None:
+        if split is not None and validate is None and options.split != "none":
             progress.warn(
                 "Nothing to validate on: no user has an event in the validation part. All "
                 f"{config.epochs} epochs are done"

@@ -254,7 +254,8 @@ def fit_split(
             seed=options.seed,
         )
     else:
-        progress.warn(
+        told = progress.say if options.split == "none" else progress.warn
+        told(
             "Nothing to validate on: no user has an event in the validation part. "
             f"Training for {EPOCHS_WITHOUT_VALIDATION} epochs"
         )
