@@ -87,3 +87,15 @@ def test_events_without_values_are_told(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--data", str(path), "--out", str(home), "--model", "svd"])
     assert "none of 7 events has a value: add a column `value`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("split", "given"),
+    [("random", ["--test", "x.csv"]), ("random", ["--blend"]), ("5-fold", ["--blend"])],
+)
+def test_what_ranks_nothing_takes_no_option_of_lists(split, given, capsys) -> None:
+    told = ["benchmark", "accuracy", "--data", "x.csv", "--split", split, *given]
+    with pytest.raises(SystemExit) as ended:
+        main(told)
+    assert ended.value.code == 1
+    assert f"--split {split} ranks nothing: leave {given[0]} out" in capsys.readouterr().err

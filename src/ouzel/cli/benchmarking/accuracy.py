@@ -6,7 +6,7 @@ Needs the `train` extra.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -87,46 +87,58 @@ def command(
     Of ratings it is measured how far a prediction is off: RMSE and MAE. With
     --split random models of fields tell likes from other ratings: AUC and log loss of a tenth.
     """
-    from ouzel.cli.benchmarking import ratings
-    from ouzel.recommender.options import TrainOptions
-
     named = models.split(",")
     settings = named_settings(set_ or [])
     if settings and len(named) > 1:
         raise ValueError("--set is for one model: measure them one after the other")
+    told: dict[str, Any] = {
+        "case": case or data.name.partition(".")[0],
+        "data": data,
+        "models": named,
+    }
     if split == "random":
-        likes = Likes(
-            case=case or data.name.partition(".")[0],
-            data=data,
-            models=named,
-            seeds=_seeds(seeds),
-            settings=settings,
-            minutes=minutes,
-        )
-        return _measure_likes(likes, json)
-    rated = ratings.is_rated(split)
-    ranked_split = "leave-one-out" if rated else split
-    options = TrainOptions(preset=preset, split=ranked_split, minutes=minutes, blend=blend)
-    if settings:
-        options = replace(_options_of(named[0], options), settings=settings)
-    contest = Contest(
-        case=case or data.name.partition(".")[0],
-        data=data,
-        test=test,
-        models=named,
-        seeds=_seeds(seeds),
-        options=options,
-    )
-    first, *_ = contest.seeds
-    if rated:
-        with TrainingProgress() as progress:
-            rows = ratings.rating_rows(contest, split, progress)
-        emit_rows(rows, "accuracy", shown=ratings.SHOWN, seed=first, json=json)
+        _check_ranked(split, test=test, blend=blend)
+        likes = Likes(**told, seeds=_seeds(seeds), settings=settings, minutes=minutes)
+        _measure_likes(likes, json)
         return
+    options = _options(named[0], split, settings, preset=preset, minutes=minutes, blend=blend)
+    contest = Contest(**told, test=test, seeds=_seeds(seeds), options=options)
+    _measure(contest, split, json)
+
+
+def _options(
+    model: str, split: str, settings: Mapping[str, Any], *, blend: bool, **same: Any
+) -> TrainOptions:
+    from ouzel.cli.benchmarking.ratings import is_rated
+    from ouzel.recommender.options import TrainOptions
+
+    ranked = "leave-one-out" if is_rated(split) else split
+    options = TrainOptions(split=ranked, blend=blend, **same)
+    return replace(_options_of(model, options), settings=settings) if settings else options
+
+
+def _check_ranked(split: str, *, test: Path | None, blend: bool) -> None:
+    given = "--test" if test is not None else "--blend" if blend else ""
+    if given:
+        raise ValueError(f"--split {split} ranks nothing: leave {given} out")
+
+
+def _measure(contest: Contest, split: str, json: str | None) -> None:
+    """Measure what was found, or how far predicted ratings are off, and show it."""
+    from ouzel.cli.benchmarking import ratings
+
+    rated = ratings.is_rated(split)
+    if rated:
+        _check_ranked(split, test=contest.test, blend=contest.options.blend)
     with TrainingProgress() as progress:
-        rows = accuracy_rows(contest, progress)
-    shown = rows if json is not None else [_shown(row) for row in rows]
-    emit_rows(shown, "accuracy", shown=SHOWN, seed=first, json=json)
+        if rated:
+            rows = ratings.rating_rows(contest, split, progress)
+        else:
+            rows = accuracy_rows(contest, progress)
+    if not rated and json is None:
+        rows = [_shown(row) for row in rows]
+    columns = ratings.SHOWN if rated else SHOWN
+    emit_rows(rows, "accuracy", shown=columns, seed=contest.seeds[0], json=json)
 
 
 def _measure_likes(likes: Likes, json: str | None) -> None:
