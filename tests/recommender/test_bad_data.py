@@ -35,6 +35,8 @@ TINY: dict[str, dict[str, Any]] = {
     **SETTINGS,
     "ials": {"dim": 8, "epochs": 2},
     "lightgcn": {"dim": 8, "epochs": 2},
+    "svd": {"dim": 2, "epochs": 4, "samples": 2},
+    "svdpp": {"dim": 2, "epochs": 4, "samples": 2},
 }
 SPARSE_ITEMS = 2_000
 
@@ -155,13 +157,22 @@ class Told(Silent):
         self.texts.append(text)
 
 
+def events_of(name: str, case: Case) -> Frame:
+    """Return the data of a case, with ratings if a model of ratings is to learn from it."""
+    events = case.data()
+    if kind_of(model_named(name)) != "rating" or "value" in events.columns:
+        return events
+    numbers = [pl.col(id_).str.slice(1).cast(pl.Int64) for id_ in ("user_id", "item_id")]
+    return events.with_columns(value=(numbers[0] + numbers[1]) % 5 + 1)
+
+
 def whole(name: str, case: Case, home: Path) -> list[str]:
     """Return what a person is told who trains and asks a model; its figures are numbers."""
     options = options_of(name, case)
     recommender = Recommender(home, model=name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        recommender.fit(case.data(), split=options.split, settings=options.settings)
+        recommender.fit(events_of(name, case), split=options.split, settings=options.settings)
     asked = recommender.recommend(["u0", "nobody"], k=5)
     assert np.isfinite(asked["score"].to_numpy()).all()
     assert asked.group_by("user_id").len()["len"].max() in (None, *range(1, 6))
@@ -213,7 +224,8 @@ def ended(run: Callable[..., list[str]], name: str, case: Case, home: Path) -> N
     try:
         told = run(name, case, home)
     except ValueError as refused:
-        assert case.refused is not None and case.refused in str(refused)
+        alike = case.data is some_values_nan and "tells no item from another" in str(refused)
+        assert alike or (case.refused is not None and case.refused in str(refused))
     else:
         assert any(case.told in text for text in told), told
 
