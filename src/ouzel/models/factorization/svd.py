@@ -46,7 +46,7 @@ class SVD(RatingModel):
     about = About(
         paper="Koren et al., IEEE Computer 2009",
         cost="some hundred sweeps of least squares; a request solves a dozen small systems",
-        use="ratings, to predict their values; with biased=false it is FunkMF",
+        use="ratings, to predict their values, not what comes next; biased=false: FunkMF",
     )
     presets = PRESETS
     config: SVDConfig
