@@ -123,6 +123,23 @@ class TestContract:
         assert errors.rmse < 0.6 < 1.2 < rating_errors(damped_means(train), x, test_E).rmse
         assert errors.num_ratings == test_E.sum()
 
+    def test_values_of_another_scale_are_predicted_alike(self, kind) -> None:
+        """Stars or percent; items differ in how they are liked by all, too."""
+        x = ratings()
+        told = []
+        for scale, shift in ((1, 0), (16, 4)):
+            values_E = scale * (x.values_E + x.rows_E) + shift
+            matrix = rated_matrix_of(replace(x, values_E=values_E.astype(np.float32)))
+            torch.manual_seed(0)
+            model = kind.build(replace(kind.presets["S"], dim=2, epochs=5, samples=2), matrix)
+            for _ in range(5):
+                model.sweep(matrix)
+            history = visit([1, 9], [6 * scale + shift, 11 * scale + shift])
+            predict = rating_predictor(model.tensors())
+            told.append((predict(history, np.arange(1, NUM_ROWS)) - shift) / scale)
+        np.testing.assert_allclose(told[0], told[1], atol=0.05)
+        assert told[0][9:].mean() > told[0][:3].mean() + 4
+
     def test_the_seed_decides(self, kind) -> None:
         one, two, other = (
             fitted(kind, seed=seed).tensors()["items"]["vectors"] for seed in (0, 0, 1)
@@ -293,6 +310,8 @@ def test_a_prior_is_drawn_near_what_the_vectors_show() -> None:
         means.append(side.prior.mean_K)
         precisions.append(side.prior.precision_KK)
     np.testing.assert_allclose(torch.stack(means).mean(0), [1.0, -3.0], atol=0.2)
+    expected = np.array([0.5, 2.0]) / np.sqrt(400 + gibbs.MEAN_WEIGHT)
+    np.testing.assert_allclose(torch.stack(means).std(0), expected, rtol=0.25)
     spread = torch.linalg.inv(torch.stack(precisions).mean(0)).diagonal().sqrt()
     np.testing.assert_allclose(spread, [0.5, 2.0], rtol=0.1)
 

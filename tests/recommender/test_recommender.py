@@ -265,6 +265,7 @@ def test_options_are_checked_before_anything_happens(wrong: dict) -> None:
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore::UserWarning")  # What is said: test_bad_data.py
 def test_data_with_nothing_to_learn_says_so_or_copes(frame: pl.DataFrame, tmp_path: Path) -> None:
     recommender = Recommender(tmp_path)
     try:

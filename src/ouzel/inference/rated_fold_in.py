@@ -14,7 +14,7 @@ an item's vector is the mean of what the draws predict.
 The newest rating of an item counts. An event without a value, such as a click, counts as a rating
 of `implied`, unless the item was rated before or after; so every event is in the next answer.
 
-Cost: S (m K^2 + K^3 / 3) multiply-adds; 0.5 ms for S = 16, K = 17 and m = 150, on one core.
+Cost: S (m K^2 + K^3 / 3) multiply-adds; 0.8 ms for S = 20, K = 17 and m = 150, on one core.
 
 References:
     Salakhutdinov and Mnih, "Bayesian Probabilistic Matrix Factorization using Markov Chain Monte

@@ -5,8 +5,8 @@ from a Normal-Wishart prior. With an *implicit* term the mean of a vector depend
 its line has, whatever the values: it is m + x Y, where x is 1 / sqrt(n) at each of the n partners
 and the rows of Y are normal around 0 with the precision of the vectors times l2.
 
-Cost of a draw: E K^2 + X K^3 / 3 multiply-adds; of the implicit term 2 min(X, M)^2 K more, and
-min(X, M)^3 / 3 once.
+Cost of a draw: E K^2 + X K^3 / 3 multiply-adds; of the implicit term min(X, M)^2 K more, and
+min(X, M)^2 (max(X, M) + min(X, M)) once.
 
 References:
     Salakhutdinov and Mnih, "Bayesian Probabilistic Matrix Factorization using Markov Chain Monte

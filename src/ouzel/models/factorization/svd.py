@@ -45,8 +45,8 @@ class SVD(RatingModel):
     name = "svd"
     about = About(
         paper="Koren et al., IEEE Computer 2009",
-        cost="some hundred sweeps of least squares; a request solves a dozen small systems",
-        use="ratings, to predict their values; with biased=false it is FunkMF",
+        cost="80 sweeps of least squares; a request solves 20 small systems",
+        use="ratings, to predict their values, not what comes next; biased=false: FunkMF",
     )
     presets = PRESETS
     config: SVDConfig

@@ -5,9 +5,9 @@
 with R_u the items that u rated. Here the sum is the mean that (p_u, b_u) is spread around, so that
 biases have an implicit term too, and items have one as well, over the users who rated them (the
 "flipped" form of Rendle, Zhang and Koren). All is drawn: `ouzel.models.rating` says how, and
-`ouzel.models.gibbs` how y is, at once for all items, by one solve whose factor is made once.
+`ouzel.models.gibbs` how y is, at once for all items, by a matrix whose inverse is made once.
 
-Cost of a sweep: that of SVD and 4 min(U, N)^2 D multiply-adds; it takes min(U, N)^2 numbers of
+Cost of a sweep: that of SVD and 2 min(U, N)^2 D multiply-adds; it takes min(U, N)^2 numbers of
 memory, twice.
 
 References:
