@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,14 +13,17 @@ import pytest
 
 from ouzel import Recommender
 from ouzel.bundle.bundle import load_bundle
+from ouzel.cli.benchmarking.home import trained_origin
 from ouzel.data.split import leave_one_out
-from ouzel.events.interactions import group_by_user
+from ouzel.events.interactions import History, group_by_user
 from ouzel.events.types import Interaction
 from ouzel.inference.fields import FieldRanker
+from ouzel.inference.onnxruntime import FieldsGraph
 from ouzel.ranking.scoring import RankCandidates
 from ouzel.recommender.fields import NEGATIVES, fielded
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import TrainOptions
+from ouzel.retrieval.types import no_history
 from ouzel.serving.home import open_home
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import RecommendRequest
@@ -137,6 +141,43 @@ def test_a_broken_graph_costs_the_order_and_no_answer(home: Path, tmp_path: Path
 
     answer = in_service(engine, work)
     assert answer.degraded == "ranker" and len(answer.found) == 5
+
+
+def test_a_home_of_the_benchmark_has_the_fields_of_its_model(home: Path) -> None:
+    bundle = Home(home).current()
+    tables = {"inputs": {"table": np.ones((2, 2), np.float32)}, "ctr": bundle.tensors("ctr")}
+    there = SimpleNamespace(
+        manifest=bundle.manifest, digest="d", graph=bundle.graph, tensors=tables.get
+    )
+    origin = trained_origin(there)
+    assert origin.ctr is not None and len(origin.ctr["items"]) == bundle.manifest.num_rows
+    assert origin.ranker is None and set(origin.graphs) == {"ctr"}
+
+
+def test_a_reader_has_the_same_ranker(home: Path) -> None:
+    ranker = FieldRanker.of(Home(home).current())
+    assert ranker is not None
+    stage = RankCandidates(ranker, weights={"like": 2.0}).over(None)  # it reads no states
+    assert stage.ranker is ranker and stage._weights_A.tolist() == [0.0, 2.0]
+
+
+def test_a_damaged_description_is_refused(home: Path) -> None:
+    bundle = Home(home).current()
+    told, tensors = bundle.manifest.features["ctr"], bundle.tensors("ctr")
+    graph = FieldsGraph(bundle.graph("ctr"))
+    with pytest.raises(ValueError, match="damaged"):
+        FieldRanker.from_told({**told, "fields": [{"name": "x"}]}, graph, tensors)
+    with pytest.raises(ValueError, match="not that of the fields"):
+        FieldRanker.from_told(told, graph, {"items": np.zeros((3, 9), np.int32)})
+
+
+def test_the_newest_known_events_are_read(home: Path) -> None:
+    ranker = FieldRanker.of(Home(home).current())
+    assert ranker is not None
+    rows = np.array([1, 2, *range(3, 33), 9_999], np.int32)
+    histories = [History(rows, np.arange(len(rows))), no_history()]
+    rows_BL, length_B = ranker._newest(histories)
+    assert rows_BL[0].tolist() == list(range(13, 33)) and length_B.tolist() == [20, 0]
 
 
 def test_examples_are_events_beside_items_at_random() -> None:

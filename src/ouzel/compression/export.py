@@ -131,6 +131,7 @@ def export_ctr(model: CTRModel) -> dict[str, bytes]:
     ['requests', 'history', 'length', 'candidates', 'items']
     """
     model.eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     batch, rows, candidates = Dim("B"), Dim("N"), Dim("K")
     layout = model.layout
     shapes = {

@@ -39,6 +39,9 @@ BUCKETS = 1 << 14
 WIDTH = 8
 """At most so many values of a line are read."""
 
+MOST_SINGLE = 0.75
+"""A column with more values than this share of its lines names its lines, as titles do."""
+
 NUMERIC_VALUES = 64
 """A column of numbers with more values than this is cut into quantiles."""
 
@@ -272,7 +275,7 @@ def field_of(name: str, side: Side, texts: Sequence[str]) -> Field | None:
     if len(distinct) > NUMERIC_VALUES and np.isfinite(_numbers(list(distinct))).all():
         return numeric(name, side, given)
     field = enumerated(name, side, given)
-    if field.size == 1 or 2 * field.size > len(given) * field.width:
+    if field.size == 1 or field.size > MOST_SINGLE * len(given) * field.width:
         return None
     return field if field.size <= MOST_VALUES else hashed(name, side, width=field.width)
 

@@ -51,7 +51,7 @@ NEGATIVES = 7
 
 EVENTS_PER_EPOCH = 50_000
 VALIDATION_EVENTS = 4_000
-BATCH = 512
+BATCH = 128
 """Events of a step, each with its negatives."""
 
 

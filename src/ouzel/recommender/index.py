@@ -23,7 +23,7 @@ from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History, Interactions
 from ouzel.inference.encoding import HistoryEncoder
 from ouzel.inference.history_fold import HistoryFold, fold_in_of
-from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.onnxruntime import CTR, Graphs
 from ouzel.ranking.assembly import automatic_engine, sample_histories
 from ouzel.ranking.scoring import BREADTH
 from ouzel.recommender.home import Home
@@ -290,7 +290,7 @@ def choose_index(home: Home, target: Target, told: Told) -> tuple[list[Row], Row
     best: tuple[Row, ChosenIndex, dict[str, NDArray[np.generic]]] | None = None
     vectors_ND = bundle.tensors("items")["vectors"]
     # A request of a home with a ranker searches for what the ranker orders, however short its list.
-    breadth = BREADTH if "ranker" in bundle.manifest.features else None
+    breadth = BREADTH if {"ranker", CTR} & bundle.manifest.features.keys() else None
     for row, engine in measure_engines(vectors_ND, asked, target, told, breadth=breadth):
         rows.append(row)
         told(f"{row['engine']} {row['parameters']}: p50 {row['p50_ms']:.2f} ms")

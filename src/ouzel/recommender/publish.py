@@ -21,7 +21,7 @@ from ouzel.compression.state_precision import choose_precision
 from ouzel.data.split import Split
 from ouzel.events.interactions import History, Interactions
 from ouzel.features.states import Precision
-from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.onnxruntime import CTR, RANK, Graphs
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.recommender.home import Home
 from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_popular_scores
@@ -124,7 +124,7 @@ def _graphs_of(
     if made != (precision, versions()):
         return {}
     model.precision = precision
-    names = earlier.manifest.graphs.keys() - {"rank"}
+    names = earlier.manifest.graphs.keys() - {RANK, CTR}
     return {name: earlier.graph(name).read_bytes() for name in names}
 
 

@@ -12,6 +12,7 @@ import torch
 from ouzel.bundle.bundle import Bundle
 from ouzel.data.split import Split
 from ouzel.events.interactions import Interactions
+from ouzel.inference.onnxruntime import CTR
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.models.ranking.target_attention import TargetAttention
 from ouzel.models.sequence import SEQUENCE_MODELS
@@ -120,7 +121,10 @@ def add_ranker(home: Home, options: TrainOptions, progress: Progress) -> Bundle:
     parent = home.current()
     if parent.manifest.model not in {known.name for known in SEQUENCE_MODELS if known.ranked}:
         raise ValueError(f"no ranker can read the states of {parent.manifest.model}: train another")
-    features = {name: told for name, told in parent.manifest.features.items() if name != "ranker"}
+    ordered = ("ranker", CTR)
+    features = {
+        name: told for name, told in parent.manifest.features.items() if name not in ordered
+    }
     if features.get("refit"):
         raise ValueError(
             f"the model of {home.root} was trained on all events, which leaves nothing to stop the "

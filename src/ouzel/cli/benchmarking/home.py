@@ -49,9 +49,9 @@ class Scale:
 class Origin:
     """What a home takes from a model: graphs, input table and what the manifest says.
 
-    `skew` says how unequal the clusters around the rows of the table become. `ranker` is what the
-    Bundle holds of a ranker, if there is one: each item of the benchmark gets one of its item
-    lines, which takes the time that its own would.
+    `skew` says how unequal the clusters around the rows of the table become. `ranker` and `ctr`
+    are what the Bundle holds of a ranker, if there is one: each item of the benchmark gets one of
+    its item lines, which takes the time that its own would.
     """
 
     graphs: Mapping[str, bytes]
@@ -59,6 +59,7 @@ class Origin:
     fields: Mapping[str, Any]
     skew: float
     ranker: Mapping[str, NDArray[Any]] | None = None
+    ctr: Mapping[str, NDArray[Any]] | None = None
 
 
 def make_home(
@@ -158,7 +159,8 @@ def trained_origin(bundle: Bundle) -> Origin:
         "states": manifest.states,
     }
     ranker = bundle.tensors("ranker") if "ranker" in manifest.features else None
-    return Origin(graphs, bundle.tensors("inputs")["table"], fields, 0.0, ranker)
+    ctr = bundle.tensors("ctr") if "ctr" in manifest.features else None
+    return Origin(graphs, bundle.tensors("inputs")["table"], fields, 0.0, ranker, ctr)
 
 
 def _workload(scale: Scale, origin: Origin, seed: int) -> Workload:
@@ -209,10 +211,10 @@ def _bundle(folder: Path, log: EventLog, work: Workload, origin: Origin) -> Bund
         "popular": {"scores": popular_N, "recent": popular_N},
         "vmis": VMISkNN.fit(seen).to_tensors(),
     }
-    if origin.ranker is not None:
-        lines_PF = origin.ranker["items"]
-        lines_NF = lines_PF[np.arange(num_rows) % len(lines_PF)]
-        tensors["ranker"] = {**origin.ranker, "items": lines_NF}
+    for name, told in (("ranker", origin.ranker), ("ctr", origin.ctr)):
+        if told is not None:
+            lines_PF = told["items"]
+            tensors[name] = {**told, "items": lines_PF[np.arange(num_rows) % len(lines_PF)]}
     fields = {
         **origin.fields,
         "num_rows": num_rows,
