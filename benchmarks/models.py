@@ -41,11 +41,22 @@ result file names.
 |---|---|---|---|---|---|---|---|
 """
 
+GIVEN = """
+## Splits that came with the data
+
+One list of 20 unseen items for each user, in which all that was held out is looked for; NDCG@20 as
+the code of KGAT has it (`ouzel.evaluation.held_out`). Models without seconds are baselines.
+
+| data | model | settings | recall@20 | NDCG@20 (KGAT) | coverage@20 | seconds | file |
+|---|---|---|---|---|---|---|---|
+"""
+
 
 def page() -> str:
     """Return the whole of docs/models.md."""
     about = "".join(_line(_about(model)) for model in MODELS)
-    return HEAD + about + ACCURACY + "".join(map(_line, accuracies()))
+    given = GIVEN + "".join(map(_line, given_splits()))
+    return HEAD + about + ACCURACY + "".join(map(_line, accuracies())) + given
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -63,7 +74,8 @@ def _about(model: type[Model]) -> tuple[str, ...]:
 
 def accuracies() -> Iterator[tuple[str, ...]]:
     """Yield a line for each trained model of each result file; of several seeds their mean."""
-    known = {model.name for model in MODELS} | {f"{model.name} + ranker" for model in MODELS}
+    ends = ("", " + ranker", " + blend")
+    known = {f"{model.name}{end}" for model in MODELS for end in ends}
     for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
         rows = json.loads(path.read_text())["rows"]
         averaged = {row["model"] for row in rows if "seeds" in row}
@@ -72,6 +84,21 @@ def accuracies() -> Iterator[tuple[str, ...]]:
                 continue
             if "seconds" in row and ("seeds" in row or row["model"] not in averaged):
                 yield _accuracy(row, path.name)
+
+
+def given_splits() -> Iterator[tuple[str, ...]]:
+    """Yield a line for each row of a result file whose test part was given."""
+    for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
+        for row in json.loads(path.read_text())["rows"]:
+            if row.get("split") == "given":
+                yield _given(row, path.name)
+
+
+def _given(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    settings = ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
+    figures = (f"{row[metric]:.4f}" for metric in ("recall@20", "ndcg@20_kgat", "coverage@20"))
+    seconds = f"{row['seconds']:,.0f}" if "seconds" in row else "-"
+    return row["case"], f"`{row['model']}`", settings, *figures, seconds, name
 
 
 def _accuracy(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
