@@ -73,12 +73,23 @@ against those below it, a tenth at random to test on. Settings other than the de
 |---|---|---|---|---|---|---|---|
 """
 
+GIVEN = """
+## Splits that came with the data
+
+One list of 20 unseen items for each user, in which all that was held out is looked for; NDCG@20 as
+the code of KGAT has it (`ouzel.evaluation.held_out`). Models without seconds are baselines.
+
+| data | model | settings | recall@20 | NDCG@20 (KGAT) | coverage@20 | seconds | file |
+|---|---|---|---|---|---|---|---|
+"""
+
 
 def page() -> str:
     """Return the whole of docs/models.md."""
     about = "".join(_line(_about(model)) for model in MODELS)
     fields = "".join(_line(_fields(model)) for model in CTR_MODELS)
-    accuracy = ACCURACY + "".join(map(_line, accuracies())) + _rated()
+    given = GIVEN + "".join(map(_line, given_splits()))
+    accuracy = ACCURACY + "".join(map(_line, accuracies())) + given + _rated()
     return HEAD + about + accuracy + FIELDS + fields + LIKES + "".join(map(_line, likes()))
 
 
@@ -97,7 +108,8 @@ def _about(model: type[Model]) -> tuple[str, ...]:
 
 def accuracies() -> Iterator[tuple[str, ...]]:
     """Yield a line for each trained model of each result file; of several seeds their mean."""
-    known = {model.name for model in MODELS} | {f"{model.name} + ranker" for model in MODELS}
+    ends = ("", " + ranker", " + blend")
+    known = {f"{model.name}{end}" for model in MODELS for end in ends}
     for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
         rows = json.loads(path.read_text())["rows"]
         averaged = {row["model"] for row in rows if "seeds" in row}
@@ -126,6 +138,20 @@ def ratings() -> Iterator[tuple[str, ...]]:
 
 def _settings(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
+
+
+def given_splits() -> Iterator[tuple[str, ...]]:
+    """Yield a line for each row of a result file whose test part was given."""
+    for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
+        for row in json.loads(path.read_text())["rows"]:
+            if row.get("split") == "given" and "recall@20" in row:
+                yield _given(row, path.name)
+
+
+def _given(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    figures = (f"{row[metric]:.4f}" for metric in ("recall@20", "ndcg@20_kgat", "coverage@20"))
+    seconds = f"{row['seconds']:,.0f}" if "seconds" in row else "-"
+    return row["case"], f"`{row['model']}`", _settings(row), *figures, seconds, name
 
 
 def _accuracy(row: Mapping[str, Any], name: str) -> tuple[str, ...]:

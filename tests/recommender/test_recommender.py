@@ -252,6 +252,7 @@ def test_options_are_checked_before_anything_happens(wrong: dict) -> None:
         TrainOptions(**wrong)
 
 
+@pytest.mark.filterwarnings("default::UserWarning")  # that is how it says so
 @pytest.mark.parametrize(
     "frame",
     [
