@@ -28,10 +28,10 @@ def circle() -> list[History]:
 def fitted() -> FPMC:
     torch.manual_seed(0)
     interactions = from_histories(circle(), num_rows=NUM_ROWS)
-    config = FPMCConfig(dim=16, batch_size=32)
+    config = FPMCConfig(dim=16)
     model = FPMC.build(config, num_users=200, num_rows=NUM_ROWS)
     matrix = FPMC.data_of(interactions)
-    for _ in range(40):
+    for _ in range(3):
         model.sweep(matrix)
     return model
 
@@ -96,7 +96,7 @@ def test_a_second_part_of_another_size_is_damage() -> None:
 
 
 def test_it_serves_what_comes_next(tmp_path) -> None:
-    settings = {"dim": 16, "epochs": 12, "batch_size": 32, "rate": 0.2}
+    settings = {"dim": 16, "epochs": 3}
     recommender = Recommender(tmp_path / "home", model="fpmc")
     recommender.fit(walks(), settings=settings, split="leave-one-out", seed=1)
     found = recommender.recommend([f"user {n}" for n in range(60)], k=1)

@@ -11,7 +11,7 @@ import pytest
 
 from ouzel import Recommender
 from ouzel.bundle.bundle import Bundle
-from ouzel.events.types import Interaction
+from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.recommender import online
 from tests.recommender.conftest import walks
 
@@ -86,8 +86,10 @@ def test_each_event_is_learned_once_and_learning_goes_on(recommender, monkeypatc
     recommender.partial_fit(fashion(range(3)))
     assert len(learned) == 27
     digest = recommender.home.current().digest
+    item = ItemUpdate(event_id="item", timestamp_ms=0, item_id="shown", columns={})
     with recommender.home.log() as log:
-        log.append([clicked("late 1", "fresh 1"), clicked("late 9", "fresh 2")])
+        log.append([item, clicked("late 1", "fresh 1"), item, clicked("late 9", "fresh 2")])
+    recommender.partial_fit()
     recommender.partial_fit()
     assert len(learned) == 29 and learned[-2] in learned[:27] and learned[-1] not in learned[:27]
     assert recommender.home.current().manifest.parent == digest
@@ -100,6 +102,26 @@ def test_who_did_nothing_keeps_a_vector_and_all_have_one(recommender: Recommende
     assert len(after) == len(before) + 2
     for user, vector in before.items():
         np.testing.assert_array_equal(after[user], vector)
+
+
+def test_vectors_are_kept_by_the_rows_of_users(recommender, monkeypatch) -> None:
+    """A user whom the log knows for longer than another, and who did something later."""
+    with recommender.home.log() as log:
+        log.append([clicked("early", "unknown"), clicked("late", "c0-0"), clicked("early", "c0-1")])
+        rows = [log.user_row(name) for name in ("early", "late")]
+    kept: dict[int, np.ndarray] = {}
+    usual = online._published
+
+    def noted(home, log, stream, parent, offset):
+        users_UD, _ = stream.model.arrays()
+        kept.update((row, users_UD[stream.places(np.array([row]))[0]].copy()) for row in rows)
+        return usual(home, log, stream, parent, offset)
+
+    monkeypatch.setattr(online, "_published", noted)
+    recommender.partial_fit()
+    assert rows[0] < rows[1] and not np.array_equal(*kept.values())
+    for row, vector in kept.items():
+        np.testing.assert_array_equal(users_of(recommender.home.current())[row], vector)
 
 
 def test_what_is_measured_is_still_what_fit_left_out(recommender: Recommender) -> None:

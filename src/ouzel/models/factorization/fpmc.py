@@ -50,7 +50,7 @@ class FPMCConfig:
     epochs: int = 100
     """At most this many passes over the data; the best one on validation is kept."""
     batch_size: int = 512
-    """Events whose steps are taken at once."""
+    """Events whose steps are taken at once; fewer if there are few events."""
     rate: float = 0.05
     """How far a step goes."""
     l2: float = 0.005
@@ -72,6 +72,12 @@ class FPMCConfig:
         if not self.taste > 0:
             raise ValueError(f"taste is {self.taste}: give more than 0")
 
+
+EVENTS_A_SWEEP = 20_000
+"""Small data are passed over more than once in a sweep, or it would change next to nothing."""
+
+BATCHES_A_PASS = 8
+"""At least, lest one step go too far."""
 
 PRESETS = {"S": FPMCConfig()}
 
@@ -120,7 +126,7 @@ class FPMC(Encoder):
 
     @torch.no_grad()
     def sweep(self, matrix: Matrix) -> float:
-        """Return the mean loss before each step, one for each event in random order.
+        """Return the mean loss before each step, one for each event in random order or several.
 
         Raises:
             ValueError: `matrix` is of other users or items, or does not know the order.
@@ -128,13 +134,15 @@ class FPMC(Encoder):
         check_matrix(matrix, self)
         if not isinstance(matrix, OrderedMatrix):
             raise ValueError("this matrix does not say what came before what: use `data_of`")
-        others_T = unseen_rows(matrix, matrix.users_T, matrix.next_T)
-        given = (matrix.users_T, matrix.before_T, matrix.next_T, others_T)
+        events = len(matrix.next_T)
+        passes = max(1, EVENTS_A_SWEEP // events)
+        order = torch.cat([torch.randperm(events) for _ in range(passes)]).numpy()
+        users_T, rows_T = matrix.users_T[order], matrix.next_T[order]
+        given = (users_T, matrix.before_T[order], rows_T, unseen_rows(matrix, users_T, rows_T))
         columns = [torch.from_numpy(column.astype(np.int64)) for column in given]
-        order, loss = torch.randperm(len(others_T)), 0.0
-        for first in range(0, len(order), self.config.batch_size):
-            chosen_B = order[first : first + self.config.batch_size]
-            loss += self._step(*(column[chosen_B] for column in columns))
+        size, loss = min(self.config.batch_size, max(1, events // BATCHES_A_PASS)), 0.0
+        for first in range(0, len(order), size):
+            loss += self._step(*(column[first : first + size] for column in columns))
         self.items.weight[0] = 0
         return loss / len(order)
 
