@@ -20,6 +20,7 @@ from ouzel.events.types import Interaction
 from ouzel.inference.fields import FieldRanker
 from ouzel.inference.onnxruntime import FieldsGraph
 from ouzel.ranking.scoring import RankCandidates
+from ouzel.recommender import fields
 from ouzel.recommender.fields import NEGATIVES, fielded
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import TrainOptions
@@ -42,9 +43,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose items EASE finds and DeepFM puts in order."""
     root = tmp_path_factory.mktemp("fields") / "home"
     told = {"split": "leave-one-out", "seed": 1, "minutes": 0.05}
-    rows = Recommender(root).fit(rated_walks(), model="ease", ctr="deepfm", **told)
+    with pytest.MonkeyPatch.context() as patched:
+        # On so little data no order is better than that of EASE.
+        patched.setattr(fields, "_better", lambda *_: True)
+        rows = Recommender(root).fit(rated_walks(), model="ease", ctr="deepfm", **told)
     assert rows is not None
     return root
+
+
+@pytest.mark.parametrize(("figures", "served"), [((0.1, 0.2), False), ((0.2, 0.1), True)])
+def test_it_is_served_where_validation_comes_higher(
+    figures, served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter(figures)
+    monkeypatch.setattr(fields, "mean_ndcg", lambda *_: next(given))
+    told = {"split": "leave-one-out", "minutes": 0.001}
+    Recommender(tmp_path).fit(rated_walks(), model="ease", ctr="mlp", **told)
+    manifest = Home(tmp_path).current().manifest
+    assert ("ctr" in manifest.features) == served
+    assert manifest.metrics[0]["model"] == ("ease + mlp" if served else "ease")
 
 
 def test_it_is_in_the_bundle_with_its_fields_and_its_measured_bound(home: Path) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from ouzel.data.split import Split
 from ouzel.evaluation.blended import blended_scorer, parts_with
-from ouzel.evaluation.metrics import ndcg
-from ouzel.evaluation.protocol import Scorer, evaluate
-from ouzel.events.interactions import Interactions
+from ouzel.evaluation.protocol import Scorer
+from ouzel.evaluation.sample import mean_ndcg, sampled
 from ouzel.ranking.blending import Blender
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import Provenance
@@ -22,18 +18,13 @@ TARGETS = 4000
 """Validation targets that are learned from, half of them first, to judge by the other half."""
 
 
-@dataclass(frozen=True)
-class _Sample:
-    users_T: NDArray[np.int64]
-    ends_T: NDArray[np.int64]
-
-
 def learned_blend(scorer: Scorer, split: Split, *, seed: int, progress: Progress) -> Blender | None:
     """Return the blender of a model with the other sources; None: the model alone is as good.
 
     It is fitted on half of the validation targets and must put the other half higher than the
     model does; then it is fitted on all.
 
+    >>> import numpy as np
     >>> from ouzel.data.split import leave_one_out
     >>> from ouzel.events.interactions import History, from_histories
     >>> from ouzel.recommender.options import Silent
@@ -46,9 +37,8 @@ def learned_blend(scorer: Scorer, split: Split, *, seed: int, progress: Progress
     if len(targets.ends_T) < 2:
         progress.warn("Nothing to learn a blend from: no user has events in the validation part")
         return None
-    chosen = np.random.default_rng(seed).permutation(len(targets.ends_T))[:TARGETS]
-    users_T, ends_T = targets.users_T[chosen], targets.ends_T[chosen]
-    fitted, judged = (_Sample(users_T[half::2], ends_T[half::2]) for half in (0, 1))
+    sample = sampled(targets, TARGETS, seed=seed)
+    fitted, judged = sample.half(0), sample.half(1)
     parts = parts_with(scorer, split.train)
     weights_2SF = fit_blender(parts, split.full, fitted)
     if weights_2SF is None:
@@ -56,14 +46,14 @@ def learned_blend(scorer: Scorer, split: Split, *, seed: int, progress: Progress
         return None
     blender = Blender(weights_2SF)
     alone, both = (
-        _ndcg(each, split.full, judged) for each in (scorer, blended_scorer(parts, blender))
+        mean_ndcg(each, split.full, judged) for each in (scorer, blended_scorer(parts, blender))
     )
     figures = f"NDCG@10 {both:.4f} on half of the validation targets, the model alone {alone:.4f}"
     if not both > alone:
         progress.say(f"The blend is not better and is left out: {figures}")
         return None
     progress.say(f"The blend is better and is served: {figures}")
-    weights_2SF = fit_blender(parts, split.full, _Sample(users_T, ends_T))
+    weights_2SF = fit_blender(parts, split.full, sample)
     return blender if weights_2SF is None else Blender(weights_2SF)
 
 
@@ -88,8 +78,3 @@ def blended(
         return provenance
     features = {**provenance.features, "blend": blender.to_manifest()}
     return replace(provenance, features=features)
-
-
-def _ndcg(scorer: Scorer, full: Interactions, targets: _Sample) -> float:
-    report = evaluate(scorer, full, targets, model="validation", split="validation")
-    return float(ndcg(report.ranks_T, report.k).mean())

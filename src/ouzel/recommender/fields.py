@@ -25,6 +25,8 @@ from ouzel.bundle.bundle import Bundle, write_bundle
 from ouzel.compression.export import export_ctr, graph_signatures
 from ouzel.compression.parity import measure_ctr_parity
 from ouzel.data.split import Split
+from ouzel.evaluation.protocol import Scorer
+from ouzel.evaluation.sample import mean_ndcg, sampled
 from ouzel.events.interactions import Interactions
 from ouzel.features.examples import Examples, Past
 from ouzel.features.fields import (
@@ -52,6 +54,7 @@ NEGATIVES = 7
 EVENTS_PER_EPOCH = 50_000
 VALIDATION_EVENTS = 4_000
 BATCH = 128
+JUDGED_TARGETS = 2_000
 """Events of a step, each with its negatives."""
 
 
@@ -148,7 +151,8 @@ def add_fields(
 ) -> tuple[Bundle, list[dict[str, Any]]]:
     """Return a Bundle with a model of fields as ranker, and its rows of the comparison.
 
-    It is made of `bundle`, and written but not yet served.
+    It is made of `bundle`, and written but not yet served. Where the order it gives is no better on
+    validation targets, it is left out: `bundle` as it is.
 
     Raises:
         ValueError: the graph differs from the model by more than is promised.
@@ -181,6 +185,8 @@ def add_fields(
     ranker = FieldRanker.from_told(told, session, tensors)
     whole = scorers_of_bundle(bundle, split.train, threads=usable_threads())
     models = reordered(whole, ranker, model.name)
+    if not _better(models, split, options.seed, progress):
+        return bundle, bundle.manifest.metrics
     rows = compare(models, split, name=options.split, progress=progress)
     if rows:
         rows[0] |= {"epochs": result.epochs, "best_epoch": result.best_epoch}
@@ -194,6 +200,22 @@ def add_fields(
         "parent": bundle.digest,
     }
     return _grown(home, bundle, changed, tensors={CTR: tensors}, graphs={CTR: graph}), rows
+
+
+def _better(models: Mapping[str, Scorer], split: Split, seed: int, progress: Progress) -> bool:
+    """Return whether the first scorer puts validation targets higher than the second.
+
+    Where there are none, it is what was asked for.
+    """
+    if not len(split.validation.ends_T):
+        return True
+    sample = sampled(split.validation, JUDGED_TARGETS, seed=seed)
+    (name, ordered), (_, alone) = list(models.items())[:2]
+    after, before = (mean_ndcg(each, split.full, sample) for each in (ordered, alone))
+    figures = f"NDCG@10 {after:.4f} on validation, {before:.4f} without"
+    better = after > before
+    progress.say(f"{name} is {'served' if better else 'no better and left out'}: {figures}")
+    return better
 
 
 def _grown(

@@ -8,18 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ouzel.data.split import Split
 from ouzel.evaluation.by_history import fold_in_scorer
-from ouzel.evaluation.metrics import ndcg
-from ouzel.evaluation.protocol import evaluate
+from ouzel.evaluation.sample import mean_ndcg, sampled
 from ouzel.features.matrix import Matrix
 from ouzel.models.encoder import Encoder
 from ouzel.models.graph_encoder import GraphEncoder
@@ -47,12 +44,6 @@ class Swept(Protocol[_Matrix_contra]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> object:
         """Come back to an epoch."""
         ...
-
-
-@dataclass(frozen=True)
-class _Sample:
-    users_T: NDArray[np.int64]
-    ends_T: NDArray[np.int64]
 
 
 def fit_encoder(
@@ -135,13 +126,11 @@ def fold_in_validator(
     targets = split.validation
     if not len(targets.ends_T):
         return None
-    chosen = np.random.default_rng(seed).permutation(len(targets.ends_T))[:max_targets]
-    sample = _Sample(targets.users_T[chosen], targets.ends_T[chosen])
+    sample = sampled(targets, max_targets, seed=seed)
 
     def validate() -> float:
         with torch.no_grad():
             scorer = fold_in_scorer(model.tensors())
-        report = evaluate(scorer, split.full, sample, model="validation", split="validation")
-        return float(ndcg(report.ranks_T, report.k).mean())
+        return mean_ndcg(scorer, split.full, sample)
 
     return validate

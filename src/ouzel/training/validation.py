@@ -6,23 +6,16 @@ Shape legend: B = batch, L = length, D = vector size, N = catalogue rows, T = ta
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ouzel.evaluation.metrics import ndcg
-from ouzel.evaluation.protocol import Scorer, Targets, evaluate
+from ouzel.evaluation.protocol import Scorer, Targets
+from ouzel.evaluation.sample import mean_ndcg, sampled
 from ouzel.events.interactions import History, Interactions
 from ouzel.features.batches import pad_histories
 from ouzel.models.protocols import SequenceEncoder
-
-
-@dataclass(frozen=True)
-class _Sample:
-    users_T: NDArray[np.int64]
-    ends_T: NDArray[np.int64]
 
 
 def torch_scorer(model: SequenceEncoder, *, max_length: int) -> Scorer:
@@ -68,13 +61,6 @@ def ndcg_validator(
     >>> ndcg_validator(model, x, last, max_length=4, max_targets=9, seed=0)()  # one item is left
     1.0
     """
-    size = min(max_targets, len(targets.ends_T))
-    chosen = np.random.default_rng(seed).permutation(len(targets.ends_T))[:size]
-    sample = _Sample(targets.users_T[chosen], targets.ends_T[chosen])
+    sample = sampled(targets, max_targets, seed=seed)
     scorer = torch_scorer(model, max_length=max_length)
-
-    def validate() -> float:
-        report = evaluate(scorer, full, sample, model="validation", split="validation")
-        return float(ndcg(report.ranks_T, report.k).mean())
-
-    return validate
+    return lambda: mean_ndcg(scorer, full, sample)
