@@ -395,6 +395,18 @@ def test_any_course_of_events_gives_the_oracle(data: st.DataObject, precision: P
     assert states.stats.audit_failures == 0
 
 
+def test_who_comes_in_does_not_give_way_to_who_comes_in_as_well() -> None:
+    """Found by the courses above: a state that was used lately stays, and the newest of all went."""
+    rng = np.random.default_rng(3)
+    histories = {user: random_history(rng, 5 * (user == 2)) for user in range(3)}
+    states = states_of(histories, slots=2)
+    for _ in range(2):
+        states.query([2, 0], START_MS)
+    for user in (0, 1):
+        append(histories, user, 1 + user, START_MS)
+    assert states.query([0, 1], START_MS + HOUR)[1] == [True, True]
+
+
 def test_items_the_bundle_does_not_know_leave_no_trace() -> None:
     history = random_history(np.random.default_rng(1), 9)
     rows = history.rows.copy()

@@ -326,7 +326,7 @@ class UserStates:
             ]
             histories = [(user, history) for user, history in histories if len(history)]
             if histories:
-                slots = [self._take(user) for user, _ in histories]
+                slots = [self._take_and_keep(user) for user, _ in histories]
                 encode_into(self._graphs, self.pool, slots, [known for _, known in histories])
                 self.stats.rebuilds += len(histories)
                 for user, _ in histories:
@@ -339,6 +339,12 @@ class UserStates:
             self._pending.pop(evicted, None)
             if self.directory is not None:
                 self.directory.withdraw(evicted)
+        return slot
+
+    def _take_and_keep(self, user: int) -> int:
+        """Return a slot for a user who is not to give way to those who come in as well."""
+        slot = self._take(user)
+        self.pool.used_S[slot] = 1
         return slot
 
     def _publish(self, user: int) -> None:
