@@ -64,7 +64,7 @@ def test_times_out_of_range_are_refused(time_ms: int) -> None:
         check_timestamp_ms(time_ms)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39, -1e39])
 def test_values_must_be_finite(value: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
         check_value(value)

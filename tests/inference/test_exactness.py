@@ -396,7 +396,7 @@ def test_any_course_of_events_gives_the_oracle(data: st.DataObject, precision: P
 
 
 def test_who_comes_in_does_not_give_way_to_who_comes_in_as_well() -> None:
-    """Found by the courses above: a state that was used lately stays, and the newest of all went."""
+    """Found by the courses above: a state used lately stayed, and the newest of all went."""
     rng = np.random.default_rng(3)
     histories = {user: random_history(rng, 5 * (user == 2)) for user in range(3)}
     states = states_of(histories, slots=2)

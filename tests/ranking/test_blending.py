@@ -113,6 +113,8 @@ def test_the_model_is_asked_for_as_much_as_the_others():
     assert queries[0].gathered == BREADTH
     wide = run(stage, list(range(100, 100 + 2 * BREADTH)))
     assert (wide.rows_K >= 100).sum() == BREADTH
+    longer = run(stage, list(range(100, 100 + 2 * BREADTH)), k=BREADTH + 30)
+    assert (longer.rows_K >= 100).sum() == BREADTH + 30
 
 
 def test_a_source_that_fails_leaves_the_list_of_the_model_and_is_named():

@@ -30,7 +30,8 @@ def fashion(users: range, *, times: int = 3) -> pl.DataFrame:
 def fitted(request, tmp_path_factory) -> Recommender:
     home = tmp_path_factory.mktemp("online") / request.param
     settings = {"dim": 8, "epochs": 5}
-    return Recommender(home, model=request.param).fit(walks(), settings=settings, seed=1)
+    told = {"settings": settings, "split": "none", "seed": 1}
+    return Recommender(home, model=request.param).fit(walks(), **told)
 
 
 @pytest.fixture
@@ -93,6 +94,43 @@ def test_each_event_is_learned_once_and_learning_goes_on(recommender, monkeypatc
     recommender.partial_fit()
     assert len(learned) == 29 and learned[-2] in learned[:27] and learned[-1] not in learned[:27]
     assert recommender.home.current().manifest.parent == digest
+
+
+def test_what_training_held_out_is_learned_first(tmp_path: Path, monkeypatch) -> None:
+    settings = {"dim": 8, "epochs": 2}
+    recommender = Recommender(tmp_path, model="isgd").fit(walks(), settings=settings)
+    kind = online.online_model(recommender.home.current())
+    usual, learned = kind.partial_fit, []
+
+    def noted(self, users_E, rows_E):
+        learned.append(len(rows_E))
+        return usual(self, users_E, rows_E)
+
+    monkeypatch.setattr(kind, "partial_fit", noted)
+    bundle = recommender.home.current()
+    _, split = online.recorded_split(recommender.home, bundle)
+    recommender.partial_fit(fashion(range(3)))
+    assert learned == [len(split.full) - len(split.train), 27] and learned[0] > 0
+    recommender.partial_fit(fashion(range(3, 4)))
+    assert learned[2:] == [9]
+
+
+def test_likes_alone_are_learned_where_fit_took_likes_alone(tmp_path: Path) -> None:
+    rated = walks().with_columns(value=pl.lit(5.0))
+    told = {"settings": {"dim": 8, "epochs": 2}, "min_value": 4}
+    recommender = Recommender(tmp_path, model="isgd").fit(rated, **told)
+    before = recommender.home.log().last_offset()
+    recommender.partial_fit(
+        fashion(range(3)).with_columns(value=pl.lit(1.0) + pl.int_range(27) % 5)
+    )
+    assert recommender.home.log().last_offset() - before == sum(n % 5 >= 3 for n in range(27))
+
+
+def test_a_model_of_fields_learns_from_all_events_at_once(recommender, monkeypatch) -> None:
+    bundle = recommender.home.current()
+    bundle.manifest.features["ctr"] = {"name": "deepfm"}
+    with pytest.raises(ValueError, match=r"deepfm, which orders .* fit without ctr first"):
+        online.online_model(bundle)
 
 
 def test_who_did_nothing_keeps_a_vector_and_all_have_one(recommender: Recommender) -> None:

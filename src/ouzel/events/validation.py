@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -70,15 +69,19 @@ def check_timestamp_ms(value: int) -> int:
     return value
 
 
-def check_value(value: float | None) -> float | None:
-    """Return `value` if it is finite or absent.
+LARGEST_VALUE = 3.4e38
+"""Just below what float32 holds."""
 
-    Raises: ValueError for NaN and infinities.
+
+def check_value(value: float | None) -> float | None:
+    """Return `value` if it is finite in float32, as it is kept, or absent.
+
+    Raises: ValueError for NaN and infinities, and what is too large.
 
     >>> check_value(4.5)
     4.5
     """
-    if value is not None and not math.isfinite(value):
+    if value is not None and not abs(value) <= LARGEST_VALUE:
         raise ValueError(f"value {value} is not finite: leave it out or give a number")
     return value
 

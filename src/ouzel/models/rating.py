@@ -155,11 +155,15 @@ class RatingModel(nn.Module, ABC):
         return features_XK, vectors_XK[:, -1]
 
     def _is_kept(self, sweep: int) -> bool:
-        """Return whether the draw of a sweep is kept: `samples` of them, counted from the end."""
+        """Return whether the draw of a sweep is kept: `samples` of them, counted from the end.
+
+        Fewer sweeps than that behind the first give fewer.
+        """
         epochs, samples = self.config.epochs, self.config.samples
         apart = max(1, int(epochs * (1 - WARM_UP)) // samples)
         before_end = epochs - sweep
-        return before_end % apart == 0 and before_end // apart < samples
+        warm = sweep > WARM_UP * epochs
+        return warm and before_end % apart == 0 and before_end // apart < samples
 
     def _drawn(self) -> _Draw:
         return _Draw(self._items.settled_XK().clone(), self._users.prior, self._noise)

@@ -178,8 +178,8 @@ def _approximate(num_rows: int, dim: int) -> tuple[type[Engine], ...]:
     return (ProductIndex,) if large else ()
 
 
-def sample_histories(log: EventLog, most: int = SAMPLES) -> list[History]:
-    """Return the histories of up to `most` users, spread over all there are.
+def sample_histories(log: EventLog, most: int = SAMPLES, *, valued: bool = False) -> list[History]:
+    """Return the histories of up to `most` users, spread over all there are, with values if asked.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -188,7 +188,8 @@ def sample_histories(log: EventLog, most: int = SAMPLES) -> list[History]:
     []
     """
     count = min(most, log.num_users)
-    return [log.history(int(user)) for user in np.linspace(0, max(0, log.num_users - 1), count)]
+    users = np.linspace(0, max(0, log.num_users - 1), count).astype(int).tolist()
+    return [log.history(user, valued=valued) for user in users]
 
 
 def standard_stages(

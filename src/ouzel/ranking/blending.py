@@ -153,7 +153,8 @@ class BlendSources(Stage):
 
     def _blended(self, query: Query, found: Candidates) -> Candidates:
         # A search that runs out of items gives what is forbidden too, with a score of -inf.
-        known = np.flatnonzero(np.isfinite(found.scores_K))[:BREADTH]
+        # A longer list than that reaches as far into the model's own.
+        known = np.flatnonzero(np.isfinite(found.scores_K))[: max(BREADTH, query.k)]
         if not len(known) or not len(query.history) or query.source:
             return found
         told = [found.take(known)]

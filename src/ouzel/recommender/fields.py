@@ -51,10 +51,13 @@ from ouzel.training.ranking import actions_of
 NEGATIVES = 7
 """Items beside each event that are drawn at random."""
 
+RESERVED = ("item", "user", *(field.name for field in TIME_FIELDS))
+"""Columns of the catalogue by the names of other fields are left out."""
+
+JUDGED_TARGETS = 2_000
 EVENTS_PER_EPOCH = 50_000
 VALIDATION_EVENTS = 4_000
 BATCH = 128
-JUDGED_TARGETS = 2_000
 """Events of a step, each with its negatives."""
 
 
@@ -81,7 +84,8 @@ def fielded(columns: Mapping[str, Sequence[str]], split: Split, *, seed: int) ->
     """
     train = split.train
     seen_N = np.unique(train.rows_E)
-    told = with_year({name: texts[: train.num_rows] for name, texts in columns.items()})
+    kept = {name: texts for name, texts in columns.items() if name not in RESERVED}
+    told = with_year({name: texts[: train.num_rows] for name, texts in kept.items()})
     named = {name: [texts[row] for row in seen_N.tolist()] for name, texts in told.items()}
     found = [field_of(name, "item", texts) for name, texts in sorted(named.items())]
     schema = Schema(
@@ -139,10 +143,11 @@ def fit_fields(
     result = fit_ctr(
         model, found.draw, found.items_NS, settings, validate=validate, on_epoch=progress.epoch
     )
-    progress.say(
-        f"AUC against items at random on validation: {result.best_score:.4f} "
-        f"(epoch {result.best_epoch} of {result.epochs})"
-    )
+    if validate is not None:
+        progress.say(
+            f"AUC against items at random on validation: {result.best_score:.4f} "
+            f"(epoch {result.best_epoch} of {result.epochs})"
+        )
     return model, result
 
 

@@ -24,7 +24,8 @@ from ouzel.events.interactions import History, Interactions
 from ouzel.inference.encoding import HistoryEncoder
 from ouzel.inference.history_fold import HistoryFold, fold_in_of
 from ouzel.inference.onnxruntime import CTR, Graphs
-from ouzel.ranking.assembly import automatic_engine, sample_histories
+from ouzel.ranking.assembly import automatic_engine, reads_values, sample_histories
+from ouzel.ranking.blending import BlendSources
 from ouzel.ranking.scoring import BREADTH
 from ouzel.recommender.home import Home
 from ouzel.retrieval.engines import ENGINES
@@ -281,7 +282,7 @@ def choose_index(home: Home, target: Target, told: Told) -> tuple[list[Row], Row
     """
     bundle = home.current()
     with home.log() as log:
-        histories = sample_histories(log, NUM_USERS)
+        histories = sample_histories(log, NUM_USERS, valued=reads_values(bundle))
     # Its users choose: who is asked took no part in building.
     asked = asked_by(histories, _asking(bundle)).part(1)
     if not len(asked):
@@ -291,6 +292,8 @@ def choose_index(home: Home, target: Target, told: Told) -> tuple[list[Row], Row
     vectors_ND = bundle.tensors("items")["vectors"]
     # A request of a home with a ranker searches for what the ranker orders, however short its list.
     breadth = BREADTH if {"ranker", CTR} & bundle.manifest.features.keys() else None
+    if "blend" in bundle.manifest.features:
+        breadth = BlendSources.breadth
     for row, engine in measure_engines(vectors_ND, asked, target, told, breadth=breadth):
         rows.append(row)
         told(f"{row['engine']} {row['parameters']}: p50 {row['p50_ms']:.2f} ms")

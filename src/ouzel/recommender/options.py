@@ -62,6 +62,8 @@ class TrainOptions:
             raise ValueError("a ranker orders what a blend would: leave blend or ranker out")
         if self.blend and self.ctr is not None:
             raise ValueError("a model of fields orders what a blend would: leave blend or ctr out")
+        if self.refit and self.split == "none":
+            raise ValueError("split none holds nothing out: leave refit out")
         if self.blend and self.split == "none":
             raise ValueError("a blend is learned from what is held out: take another split")
         _check_name("state_precision", self.state_precision, STATE_PRECISIONS)

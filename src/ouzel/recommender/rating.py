@@ -73,6 +73,11 @@ def fit_rating(
         directory=directory,
         on_epoch=progress.epoch,
     )
+    if result.epochs < config.epochs:
+        progress.warn(
+            f"Only {result.epochs} of {config.epochs} sweeps were done in the time given: fewer "
+            "draws are averaged; give more minutes"
+        )
     return model, result
 
 

@@ -102,17 +102,20 @@ class Recommender:
         progress = _Warnings()
         if dataset.report.dropped:
             progress.warn(str(dataset.report))
-        with self.home.log() as log:
-            import_dataset(log, cleaned(dataset, chosen, progress), progress)
-        train_home(self.home, chosen, progress)
-        for text in progress.texts:
-            warnings.warn(text, stacklevel=2)
+        try:
+            with self.home.log() as log:
+                import_dataset(log, cleaned(dataset, chosen, progress), progress)
+            train_home(self.home, chosen, progress)
+        finally:
+            for text in progress.texts:
+                warnings.warn(text, stacklevel=2)
         return self
 
     def partial_fit(self, events: Any = None) -> Self:
         """Return this recommender after its model learned `events`, one after the other.
 
-        `events` is as for `fit`; what a server logged since is learned first, or alone if there are
+        `events` is as for `fit`, and likes alone are learned if that was told a `min_value`; what a
+        server logged since is learned first, or alone if there are
         none. Nothing is trained anew, and users and items may be new. What `evaluate` tells stays
         the accuracy of the last `fit`.
 
@@ -122,14 +125,16 @@ class Recommender:
         """
         from ouzel.data.read import from_arrow, read
         from ouzel.recommender.online import learn_from_log, online_model
-        from ouzel.recommender.train import import_dataset
+        from ouzel.recommender.train import cleaned, import_dataset
 
-        online_model(self.home.current())
+        bundle = self.home.current()
+        online_model(bundle)
+        likes = TrainOptions(min_value=bundle.manifest.features.get("min_value"))
         self._close()
         if events is not None:
             dataset = read(Path(events)) if isinstance(events, str | Path) else from_arrow(events)
             with self.home.log() as log:
-                import_dataset(log, dataset, Silent())
+                import_dataset(log, cleaned(dataset, likes, Silent()), Silent())
         learn_from_log(self.home)
         return self
 
@@ -322,7 +327,8 @@ class _Answering:
         self.filters = Filters(
             catalog, Availability(catalog, num_rows=self._num_rows), num_rows=self._num_rows
         )
-        samples, chosen = sample_histories(self.log), Chosen.of(home.root, bundle)
+        samples = sample_histories(self.log, valued=self._valued)
+        chosen = Chosen.of(home.root, bundle)
         stages = standard_stages(bundle, self._states, samples, chosen, weights=weights)
         self._pipeline = Pipeline(stages, resting=False)
         trending = TrendingSource(self._num_rows)

@@ -163,7 +163,9 @@ def _data_of(home: Home, options: TrainOptions) -> tuple[Interactions, Split, Pr
             num_users=interactions.num_users,
         )
         catalogue_digest = log.catalog.digest(interactions.num_rows)
-    features = {"preset": options.preset, "split": options.split}
+    features: dict[str, Any] = {"preset": options.preset, "split": options.split}
+    if options.min_value is not None:
+        features["min_value"] = options.min_value
     provenance = Provenance(
         features={**features, "until_offset": offset, "refit": False},
         catalogue_digest=catalogue_digest,

@@ -111,7 +111,8 @@ def _assemble(
             directory=directory,
             tolerance=audit_tolerance(bundle.manifest),
         )
-    stages = standard_stages(bundle, states, sample_histories(log), chosen, weights=weights)
+    samples = sample_histories(log, valued=reads_values(bundle))
+    stages = standard_stages(bundle, states, samples, chosen, weights=weights)
     pipeline = Pipeline(stages)
     return Parts(
         log=log,

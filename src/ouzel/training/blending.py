@@ -89,7 +89,7 @@ def _examples(parts: Parts, full: Interactions, targets: Targets) -> Iterator[Ex
         ends_B = targets.ends_T[start : start + BATCH]
         firsts_B = full.offsets_U1[targets.users_T[start : start + BATCH]]
         histories = [
-            History(full.rows_E[first:end], full.times_ms_E[first:end])
+            History(full.rows_E[first:end], full.times_ms_E[first:end], full.values_E[first:end])
             for first, end in zip(firsts_B.tolist(), ends_B.tolist(), strict=True)
         ]
         scores_SBN = [part(histories, full.times_ms_E[ends_B]) for part in parts.values()]

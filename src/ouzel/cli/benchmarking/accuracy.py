@@ -98,6 +98,8 @@ def command(
     }
     if split == "random":
         _check_ranked(split, test=test, blend=blend)
+        if preset != "S":
+            raise ValueError(f"models of fields have no preset {preset}: leave --preset out")
         likes = Likes(**told, seeds=_seeds(seeds), settings=settings, minutes=minutes)
         _measure_likes(likes, json)
         return
@@ -225,7 +227,7 @@ def _options_of(model: str, options: TrainOptions) -> TrainOptions:
 
     at_once = kind_of(model_named(model)) == "closed_form"
     options = replace(options, model=model, minutes=None if at_once else options.minutes)
-    if options.refit and (at_once or options.split == "none"):
+    if options.refit and not options.blend and (at_once or options.split == "none"):
         # No epoch is to be chosen, so the first training is that of everything.
         return replace(options, split="none", refit=False)
     return options

@@ -66,6 +66,8 @@ def training_rows(case: Case | None, data: Path | None, run: Run) -> Iterator[Ro
     >>> found["case"], found["data"]
     ('ease', 'made up')
     """
+    if case == "ease" and data is not None:
+        raise ValueError("the case ease makes its own data: leave --data out")
     for name in CASES if case is None else (case,):
         load = round(os.getloadavg()[0], 2)
         named = "made up" if data is None or name == "ease" else data.name.partition(".")[0]
