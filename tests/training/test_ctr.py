@@ -114,11 +114,17 @@ def test_the_penalty_holds_vectors_small() -> None:
 
 
 def test_settings_are_read_and_refused() -> None:
-    assert told_settings({"l2": "0.5", "hidden": "3"}) == {"l2": 0.5}
+    assert told_settings({"l2": "0.5", "hidden": "3"}, "adamw") == {"l2": 0.5}
     for wrong in ({"l2": "-1"}, {"l2": "x"}, {"epochs": "0"}, {"learning_rate": "0"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            told_settings(wrong)
+            told_settings(wrong, "adamw")
     with pytest.raises(ValueError, match="average_decay"):
-        told_settings({"average_decay": "1"})
+        told_settings({"average_decay": "1"}, "adamw")
     with pytest.raises(ValueError, match="no example"):
         fitted(made(), examples(liked(0), count=0))
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [("ftrl_l1", "adamw"), ("l2", "ftrl")])
+def test_a_setting_of_the_other_optimizer_is_refused(name: str, optimizer) -> None:
+    with pytest.raises(ValueError, match=f"{name} is nothing to {optimizer}"):
+        told_settings({name: "1"}, optimizer)

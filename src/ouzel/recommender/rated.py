@@ -135,7 +135,7 @@ def fit_rated(
     ValueError: there is no model of fields 'deepmf': did you mean 'deepfm'?
     """
     known = ctr_model_named(model)
-    told = told_settings(settings)
+    told = told_settings(settings, known.optimizer)
     own = {name: value for name, value in settings.items() if name not in told}
     config = replace(known.presets["S"], **checked_settings(known, "S", own, beside=TOLD))
     torch.manual_seed(seed)

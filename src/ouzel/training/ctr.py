@@ -29,7 +29,7 @@ from torch.optim import AdamW, Optimizer
 
 from ouzel.evaluation.ctr import auc
 from ouzel.features.examples import Examples
-from ouzel.models.ctr.base import CTRModel
+from ouzel.models.ctr.base import CTRModel, OptimizerName
 from ouzel.training.ftrl import FTRL
 from ouzel.training.repeatable import repeatable
 
@@ -86,18 +86,31 @@ TOLD = tuple(field.name for field in fields(CTRSettings) if field.name not in ("
 """The settings that a person may set beside those of the model."""
 
 
-def told_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+OF_OPTIMIZER: Mapping[str, OptimizerName] = {
+    "weight_decay": "adamw",
+    "l2": "adamw",
+    "average_decay": "adamw",
+    "ftrl_beta": "ftrl",
+    "ftrl_l1": "ftrl",
+    "ftrl_l2": "ftrl",
+}
+"""Those that one optimizer has and the other has not."""
+
+
+def told_settings(settings: Mapping[str, Any], optimizer: OptimizerName) -> dict[str, Any]:
     """Return those of `settings` that are in `TOLD`, with values of the types that they have.
 
     Raises:
-        ValueError: a value does not fit.
+        ValueError: a value does not fit, or a setting is of the other optimizer.
 
-    >>> told_settings({"l2": "1e-4", "dim": "32"})
+    >>> told_settings({"l2": "1e-4", "dim": "32"}, "adamw")
     {'l2': 0.0001}
     """
     hints, told = get_type_hints(CTRSettings), {}
     for name in TOLD:
         if name in settings:
+            if OF_OPTIMIZER.get(name, optimizer) != optimizer:
+                raise ValueError(f"{name} is nothing to {optimizer}, which trains it: leave it out")
             try:
                 told[name] = msgspec.convert(settings[name], hints[name], strict=False)
             except msgspec.ValidationError as error:

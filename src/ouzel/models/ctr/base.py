@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ouzel.features.fields import Schema
 from ouzel.models.about import About
 
-Optimizer = Literal["adamw", "ftrl"]
+OptimizerName = Literal["adamw", "ftrl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ class CTRModel(nn.Module, ABC):
     about: ClassVar[About]
     presets: ClassVar[Mapping[str, Any]]
     """Its configs by size."""
-    optimizer: ClassVar[Optimizer] = "adamw"
+    optimizer: ClassVar[OptimizerName] = "adamw"
     """What it is trained by."""
     learning_rate: ClassVar[float] = 1e-3
     """What it is trained with unless told otherwise."""
