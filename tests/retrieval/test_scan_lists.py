@@ -137,9 +137,13 @@ def test_too_few_vectors_make_no_lists() -> None:
 
 def test_large_catalogues_are_searched_by_lists_if_that_finds_enough(monkeypatch) -> None:
     monkeypatch.setattr(assembly, "LISTS_ROWS", 4500)
+    monkeypatch.setattr(scan_lists, "WORTHWHILE", 1)
     vectors = clustered(5000, 16)
     seen = [np.empty(0, np.int32)] * 8
     assert assembly.automatic_engine(vectors, vectors[1:9], seen).name == "scan_lists"
+    monkeypatch.setattr(scan_lists, "WORTHWHILE", 33)
+    assert assembly.automatic_engine(vectors, vectors[1:9], seen).name == "scan"
+    monkeypatch.setattr(scan_lists, "WORTHWHILE", 1)
     monkeypatch.setattr(ScanListsIndex, "__init__", _blind)
     assert assembly.automatic_engine(vectors, vectors[1:9], seen).name == "scan"
     assert assembly.automatic_engine(vectors[:4400], vectors[1:9], seen).name == "scan"

@@ -51,7 +51,13 @@ LISTS_ROWS = 300_000
 EXACT_ROWS_WITHOUT_KERNEL = 20_000
 """Up to here it is as fast as product codes."""
 
+SCANNED_ROWS = 3_000_000
+"""Above that a scan of all codes takes over 15 ms alone, and lists come too late."""
+
 RECALL = 0.99
+RECALL_OF_MANY = 0.93
+"""What is enough above `SCANNED_ROWS`."""
+
 SAMPLES = 64
 
 
@@ -124,7 +130,7 @@ def item_index(
     """Return what finds items: what was chosen; else exact search, or a scan of codes where that
     costs milliseconds.
 
-    Without a choice an approximate index is taken only if it finds `RECALL` of the exact best 10
+    Without a choice an approximate index is taken only if it finds enough of the exact best 10
     unseen items for the vectors of the `samples`, histories of users of this very home.
 
     Raises:
@@ -153,17 +159,20 @@ def automatic_engine(
 ) -> Engine:
     """Return the engine that is taken where none was chosen, tuned on `queries_BD`.
 
-    `seen` are the rows that each query's user has seen, sorted.
+    `seen` are the rows that each query's user has seen, sorted. It finds `RECALL` of the exact best
+    10, of very many rows `RECALL_OF_MANY`, and where nothing does that it is exact.
 
     >>> vectors_ND = np.eye(4, dtype=np.float32)
     >>> automatic_engine(vectors_ND, vectors_ND[1:2], [np.array([1], np.int32)]).name
     'exact'
     """
     exact = ExactIndex(vectors_ND)
+    enough = RECALL if len(vectors_ND) <= SCANNED_ROWS else RECALL_OF_MANY
     for quick in _approximate(*vectors_ND.shape) if len(queries_BD) else ():
         index = quick(vectors_ND)
-        tune(index, exact, queries_BD, recall=RECALL, exclude=seen)
-        if index.recall >= RECALL:
+        tune(index, exact, queries_BD, recall=enough, exclude=seen)
+        pays = not isinstance(index, ScanListsIndex) or index.pays
+        if index.recall >= enough and pays:
             return index
     return exact
 

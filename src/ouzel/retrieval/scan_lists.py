@@ -48,6 +48,9 @@ FIRST_PROBES = 16
 FEW_LISTS = 4
 """Fewer lists than that are no lists."""
 
+WORTHWHILE = 8
+"""Queries that come together share one scan of all codes, up to eight of them, and no lists."""
+
 ROWS_AT_ONCE = 1 << 16
 
 _FORMS: Mapping[str, tuple[int, str]] = {
@@ -106,6 +109,11 @@ class ScanListsIndex(ScanIndex):
     def most_effort(self) -> int:
         """Return C."""
         return len(self._centres_CD)
+
+    @property
+    def pays(self) -> bool:
+        """Return whether a query reads so little that company would not save as much."""
+        return self.effort * WORTHWHILE <= len(self._centres_CD)
 
     def begin(
         self,
