@@ -1,6 +1,6 @@
 """Int8 codes in lists of rows that lie near each other: a query reads the nearest lists alone.
 
-Reading all codes of ten million rows takes a core 50 ms; the lists that matter hold a few per cent
+Reading all codes of ten million rows takes a core 50 ms; the lists that matter hold an eighth
 of them. Centres of lists are learned by k-means from a sample. A row goes to the nearest centre of
 those near it: first the nearest of few groups of centres, then the nearest centre of that group,
 which costs a tenth of looking at all. A query reads the lists whose centres have the largest inner
