@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ouzel.events.validation import LARGEST_VALUE
 from ouzel.serving.ingest import MAX_SKEW_MS, ingest, is_ndjson, to_ms
 from ouzel.serving.problem import ProblemError
 
@@ -22,7 +23,7 @@ sent = st.fixed_dictionaries(
     },
     optional={
         "event_id": texts,
-        "value": st.floats(allow_nan=False, allow_infinity=False),
+        "value": st.floats(-LARGEST_VALUE, LARGEST_VALUE),
         "timestamp": st.integers(0, 1_800_000_000) | st.integers(10**11, NOW_MS + MAX_SKEW_MS),
         "properties": st.dictionaries(texts, st.integers() | texts, max_size=3),
     },

@@ -189,27 +189,29 @@ class StatePool:
         """Return everything of the slots: slot s of all of them is one state."""
         return [*self.cache, self.last_SD, self.last_time_S, self.length_S, self.hash_S]
 
-    def take(self, user: int) -> tuple[int, int | None]:
-        """Return a slot for a user who is not here, and who had to give way for it, if anyone."""
+    def take(self, user: int, keep: frozenset[int] = frozenset()) -> tuple[int, int | None]:
+        """Return a slot for a user who is not here, and who had to give way for it, if anyone.
+
+        Nobody of `keep`, who are fewer than the slots, gives way.
+        """
         evicted = None
         if not self._free:
-            evicted, slot = self._oldest()
+            evicted, slot = self._oldest(keep)
             self._free.append(slot)
             self.evictions += 1
         slot = self._free.pop()
         self._slots[user] = slot
         return slot, evicted
 
-    def _oldest(self) -> tuple[int, int]:
+    def _oldest(self, keep: frozenset[int]) -> tuple[int, int]:
         """Return who gives way, and the slot: the least recently used, here or elsewhere."""
-        for _ in range(len(self._slots)):
+        while True:
             user, slot = self._slots.popitem(last=False)
-            if not self.used_S[slot]:
+            if not self.used_S[slot] and user not in keep:
                 return user, slot
-            # Used by another process since it was last here: a second chance.
+            # To be kept, or used by another process since it was last here: a second chance.
             self.used_S[slot] = 0
             self._slots[user] = slot
-        return self._slots.popitem(last=False)
 
     def release(self, user: int) -> None:
         """Forget the user's state, if there is one."""

@@ -281,11 +281,8 @@ class UserStates:
         self.stats.hits += len(present)
         self._apply_pending(present)
         missing = [user for user in distinct if user not in self.pool]
-        if missing:
-            # Who is here already must not give way to those who come in with them.
-            self.pool.used_S[[self.pool.slot(user) for user in present if user in self.pool]] = 1
         self.stats.misses += len(missing)
-        self._rebuild(missing)
+        self._rebuild(missing, frozenset(distinct))
         return [user in self.pool for user in users]
 
     def _apply_pending(self, users: list[int]) -> None:
@@ -318,7 +315,8 @@ class UserStates:
                 self._publish(user)
             waiting = [item for item in waiting if len(item[1]) > round_number]
 
-    def _rebuild(self, users: list[int]) -> None:
+    def _rebuild(self, users: list[int], asked: frozenset[int]) -> None:
+        """Make the states of `users` anew; nobody of those `asked` about gives way for them."""
         for start in range(0, len(users), ENCODE_BATCH):
             histories = [
                 (user, known_events(self._graphs, self._load_history(user)))
@@ -326,25 +324,19 @@ class UserStates:
             ]
             histories = [(user, history) for user, history in histories if len(history)]
             if histories:
-                slots = [self._take_and_keep(user) for user, _ in histories]
+                slots = [self._take(user, asked) for user, _ in histories]
                 encode_into(self._graphs, self.pool, slots, [known for _, known in histories])
                 self.stats.rebuilds += len(histories)
                 for user, _ in histories:
                     self._publish(user)
 
-    def _take(self, user: int) -> int:
-        slot, evicted = self.pool.take(user)
+    def _take(self, user: int, keep: frozenset[int] = frozenset()) -> int:
+        slot, evicted = self.pool.take(user, keep)
         if evicted is not None:
             # What was noted for them is in the log, from which their next state is made.
             self._pending.pop(evicted, None)
             if self.directory is not None:
                 self.directory.withdraw(evicted)
-        return slot
-
-    def _take_and_keep(self, user: int) -> int:
-        """Return a slot for a user who is not to give way to those who come in as well."""
-        slot = self._take(user)
-        self.pool.used_S[slot] = 1
         return slot
 
     def _publish(self, user: int) -> None:

@@ -189,9 +189,9 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
     from ouzel.recommender.home import Home
     from ouzel.recommender.train import cleaned, import_dataset, train_home
 
-    of_all = contest.options if contest.test is None else replace(contest.options, refit=True)
+    refit = contest.test is not None
     trainings = [
-        [replace(_options_of(model, of_all), seed=seed) for seed in contest.seeds]
+        [replace(_options_of(model, contest.options, refit), seed=seed) for seed in contest.seeds]
         for model in contest.models
     ]
     rows: list[Row] = []
@@ -222,15 +222,15 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
     return [{"system": row["model"], "case": contest.case, **row} for row in (*rows, *baselines)]
 
 
-def _options_of(model: str, options: TrainOptions) -> TrainOptions:
+def _options_of(model: str, options: TrainOptions, refit: bool = False) -> TrainOptions:
     from ouzel.models.registry import kind_of, model_named
 
     at_once = kind_of(model_named(model)) == "closed_form"
     options = replace(options, model=model, minutes=None if at_once else options.minutes)
-    if options.refit and not options.blend and (at_once or options.split == "none"):
+    if refit and not options.blend and (at_once or options.split == "none"):
         # No epoch is to be chosen, so the first training is that of everything.
-        return replace(options, split="none", refit=False)
-    return options
+        return replace(options, split="none")
+    return replace(options, refit=refit)
 
 
 def _row(trained: Trained, options: TrainOptions) -> Row:
