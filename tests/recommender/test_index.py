@@ -9,7 +9,7 @@ from ouzel.recommender import index as measuring
 from ouzel.recommender.index import (
     Asked,
     Target,
-    automatic_record,
+    automatic_index,
     cheapest,
     measure_engines,
     measured_recall,
@@ -123,7 +123,8 @@ def test_who_tunes_measures_nothing(monkeypatch) -> None:
         return ExactIndex(vectors)
 
     monkeypatch.setattr(measuring, "automatic_engine", automatic)
-    record = automatic_record(VECTORS, ASKED)
-    assert record is not None and record.num_queries == 15 and record.recall["recall@10"] == 1.0
+    index = automatic_index(VECTORS, ASKED)
+    assert index is not None and index.lists is None
+    assert index.record.num_queries == 15 and index.record.recall["recall@10"] == 1.0
     np.testing.assert_array_equal(tuned[0], ASKED.queries_BD[::2])
-    assert automatic_record(VECTORS, Asked(ASKED.queries_BD[:1], ASKED.seen[:1])) is None
+    assert automatic_index(VECTORS, Asked(ASKED.queries_BD[:1], ASKED.seen[:1])) is None

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ouzel.bundle.index import KeptLists
 from ouzel.ranking import assembly
 from ouzel.retrieval import scan_lists
 from ouzel.retrieval.live import LiveIndex
-from ouzel.retrieval.scan import LANES, PLACES_AT_ONCE, ScanIndex
+from ouzel.retrieval.scan import LANES, PLACES_AT_ONCE, ScanIndex, packed_codes, scale_of
 from ouzel.retrieval.scan_lists import ScanListsIndex, lists_of, places_of
 
 pytestmark = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
@@ -48,7 +49,8 @@ def test_a_query_reads_its_nearest_lists_and_no_other() -> None:
     kept = index.to_tensors()
     starts = kept["starts"] * LANES
     for query in clustered(9, 8, seed=1):
-        nearest = np.argsort(-(kept["centres"] @ query))[:2]
+        reach = scan_lists.SPREADS * np.linalg.norm(query) * kept["spreads"]
+        nearest = np.argsort(-(kept["centres"] @ query + reach))[:2]
         inside = np.concatenate([kept["place_rows"][starts[c] : starts[c + 1]] for c in nearest])
         best = max(inside[inside > 0], key=lambda row: vectors[row] @ query)
         rows, _ = index.search(query[None], 20)
@@ -82,13 +84,39 @@ def test_what_has_changed_beside_the_engine_joins_what_was_read_again() -> None:
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_every_row_is_in_one_list_near_to_it(monkeypatch, grouped) -> None:
-    monkeypatch.setattr(scan_lists, "POINTS_A_CENTRE", 5 if grouped else 39)
+    monkeypatch.setattr(scan_lists, "POINTS_A_CENTRE", 5 if grouped else 200)
     vectors = clustered(20_000, 8)
-    centres, lists = lists_of(vectors)
-    assert len(centres) == 64 and len(np.unique(lists[1:])) > 32
+    centres, spreads, lists = lists_of(vectors)
+    # Groups take the lists due to them, rounded down.
+    assert len(centres) == 99 if not grouped else 240 <= len(centres) <= 256
+    assert len(np.unique(lists[1:])) > 0.5 * len(centres)
     distances = ((vectors[1:, None] - centres[None]) ** 2).sum(axis=2)
-    ranks = (distances < distances[np.arange(19_999), lists[1:]][:, None]).sum(axis=1)
+    own = distances[np.arange(19_999), lists[1:]]
+    ranks = (distances < own[:, None]).sum(axis=1)
     assert (ranks == 0).mean() > (0.75 if grouped else 0.999) and np.median(ranks) == 0
+    for number in np.unique(lists[1:]):
+        inside = own[lists[1:] == number]
+        assert spreads[number] == pytest.approx(np.sqrt(inside.mean() / 8), rel=1e-3)
+
+
+def test_of_two_lists_with_one_centre_the_wide_one_is_read_first() -> None:
+    rng = np.random.default_rng(0)
+    centre = np.full(8, 2, np.float32)
+    narrow, wide = (centre + width * rng.normal(size=(128, 8)) for width in (0.1, 1.0))
+    vectors = np.concatenate([np.zeros((1, 8)), narrow, wide]).astype(np.float32)
+    built = ScanListsIndex(clustered(200, 8)).to_tensors()
+    made = {
+        "centres": np.stack([centre, centre]),
+        "spreads": np.array([0.1, 1], np.float32),
+        "place_rows": np.arange(1, 257, dtype=np.int32),
+        "starts": np.array([0, 8, 16]),
+        "scale": scale_of(vectors),
+        "codes": packed_codes(vectors, scale_of(vectors), np.arange(1, 257)),
+    }
+    assert set(made) == set(built)
+    index = ScanListsIndex(vectors, made)
+    index.effort = 1
+    assert (index.search(centre[None], 20)[0] > 128).all()
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=400))
@@ -116,6 +144,7 @@ def test_it_is_made_again_from_what_it_stores() -> None:
         lambda kept: kept.update(starts=kept["starts"].astype(np.int32)),
         lambda kept: kept.update(starts=kept["starts"][:-1]),
         lambda kept: kept.update(centres=kept["centres"][:, :-1]),
+        lambda kept: kept.update(spreads=kept["spreads"][:-1]),
         lambda kept: kept.update(
             place_rows=np.where(kept["place_rows"] == 7, 8, kept["place_rows"])
         ),
@@ -149,10 +178,32 @@ def test_large_catalogues_are_searched_by_lists_if_that_finds_enough(monkeypatch
     assert assembly.automatic_engine(vectors[:4400], vectors[1:9], seen).name == "scan"
 
 
+def test_lists_are_built_once_for_a_bundle(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(assembly, "LISTS_ROWS", 4500)
+    monkeypatch.setattr(scan_lists, "WORTHWHILE", 1)
+    vectors = clustered(5000, 16)
+    asked = vectors[1:9], [np.empty(0, np.int32)] * 8
+    built = []
+    lists_of = scan_lists.lists_of
+    monkeypatch.setattr(scan_lists, "lists_of", lambda x: built.append(1) or lists_of(x))
+    kept = KeptLists(tmp_path, "0a1b")
+    first, again = (assembly.automatic_engine(vectors, *asked, kept) for _ in range(2))
+    assert len(built) == 1 and (first.name, first.effort) == (again.name, again.effort)
+    (file,) = tmp_path.rglob("lists-*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert kept.read() is None
+    third = assembly.automatic_engine(vectors, *asked, kept)
+    assert len(built) == 2 and kept.read() is not None
+    np.testing.assert_array_equal(third.search(asked[0], 5)[0], first.search(asked[0], 5)[0])
+    assembly.automatic_engine(vectors[:-1], *asked, kept)  # kept for other vectors
+    assert len(built) == 3 and len(list(tmp_path.rglob("*.safetensors"))) == 1
+
+
 def _blind(index, vectors, tensors=None):
     """Lists that hold nothing but the first rows."""
     ScanIndex.__init__(index, vectors)
     index._centres_CD = np.zeros((2, 16), np.float32)
+    index._spread_C = np.zeros(2, np.float32)
     index._place_rows = np.zeros(len(index._codes) * LANES, np.int32)
     index._place_rows[:200] = np.arange(200)
     index._starts_C1 = np.array([0, 4, 8])

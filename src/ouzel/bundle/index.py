@@ -2,7 +2,8 @@
 
 A Bundle's manifest holds an `IndexRecord`: the automatic choice and its recall when it was made.
 What `ouzel index` chooses is true of one machine, and says nothing of the model; so it lies beside
-the Bundle, in `DIR/index/<digest>/`, and a model that is promoted later starts without it.
+the Bundle, in `DIR/index/<digest>/`, and a model that is promoted later starts without it. There
+lie too the lists of a large catalogue, which take minutes to build and a second to read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ RECALL_KS = (10, 100)
 
 CHOICE = "choice.json"
 UNFINISHED = "unfinished.safetensors"
+LISTS = "lists-"
+UNFINISHED_LISTS = "unfinished-lists.safetensors"
 
 
 class ChosenIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,6 +45,43 @@ class ChosenIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     wanted_p99_ms: float
     k: int
     codes_sha256: str | None
+
+
+class KeptLists:
+    """What the automatic engine of one Bundle has built, so that a start need not build it."""
+
+    def __init__(self, home: Path, digest: str) -> None:
+        self._folder = home / "index" / digest[:FOLDER_DIGITS]
+
+    def write(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Keep `tensors` in place of any before.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     kept = KeptLists(Path(folder), "0a1b")
+        ...     kept.write({"starts": np.arange(3)})
+        ...     kept.read()["starts"].tolist(), KeptLists(Path(folder), "2c3d").read()
+        ([0, 1, 2], None)
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        earlier = self._found()
+        unfinished = self._folder / UNFINISHED_LISTS
+        sha256 = write_file(unfinished, partial(write_tensors, arrays=tensors)).sha256
+        made = self._folder / f"{LISTS}{sha256[:FOLDER_DIGITS]}.safetensors"
+        unfinished.replace(made)
+        for path in earlier:
+            if path != made:
+                path.unlink()
+
+    def read(self) -> dict[str, NDArray[np.generic]] | None:
+        """Return what was kept; None if nothing was, or it is damaged and to be built anew."""
+        for path in self._found():
+            if path.stem == f"{LISTS}{digest_file(path).sha256[:FOLDER_DIGITS]}":
+                return read_tensors(path)
+        return None
+
+    def _found(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{LISTS}*.safetensors"))
 
 
 class ChosenIndexes:
@@ -73,7 +113,7 @@ class ChosenIndexes:
         chosen = msgspec.structs.replace(chosen, codes_sha256=sha256)
         text = msgspec.json.format(msgspec.json.encode(chosen), indent=2) + b"\n"
         replace_file(folder / CHOICE, text)
-        for path in folder.glob("*.safetensors"):
+        for path in folder.glob("codes-*.safetensors"):
             if sha256 is None or path != self._codes(chosen.digest, sha256):
                 path.unlink()
         return chosen

@@ -6,15 +6,17 @@ is popular; then the filter, the ranker of a Bundle that has one, and the cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
-from ouzel.bundle.index import ChosenIndexes
+from ouzel.bundle.index import ChosenIndexes, KeptLists
 from ouzel.bundle.manifest import IndexRecord
 from ouzel.events.interactions import History
 from ouzel.events.log import EventLog
@@ -126,12 +128,14 @@ def item_index(
     states: HistoryVectors,
     samples: Sequence[History],
     chosen: Chosen | None = None,
+    kept: KeptLists | None = None,
 ) -> LiveIndex:
     """Return what finds items: what was chosen; else exact search, or a scan of codes where that
     costs milliseconds.
 
     Without a choice an approximate index is taken only if it finds enough of the exact best 10
-    unseen items for the vectors of the `samples`, histories of users of this very home.
+    unseen items for the vectors of the `samples`, histories of users of this very home. `kept` is
+    as in `automatic_engine`.
 
     Raises:
         ValueError: what was chosen cannot search here, or its codes are of other vectors.
@@ -151,16 +155,20 @@ def item_index(
     if not known:
         return LiveIndex(ExactIndex(vectors_ND))
     vectors, seen = zip(*known, strict=True)
-    return LiveIndex(automatic_engine(vectors_ND, np.stack(vectors), seen))
+    return LiveIndex(automatic_engine(vectors_ND, np.stack(vectors), seen, kept))
 
 
 def automatic_engine(
-    vectors_ND: NDArray[np.float32], queries_BD: NDArray[np.float32], seen: Excluded
+    vectors_ND: NDArray[np.float32],
+    queries_BD: NDArray[np.float32],
+    seen: Excluded,
+    kept: KeptLists | None = None,
 ) -> Engine:
     """Return the engine that is taken where none was chosen, tuned on `queries_BD`.
 
     `seen` are the rows that each query's user has seen, sorted. It finds `RECALL` of the exact best
-    10, of very many rows `RECALL_OF_MANY`, and where nothing does that it is exact.
+    10, of very many rows `RECALL_OF_MANY`, and where nothing does that it is exact. Lists are read
+    from `kept`, and built and left there where they are not.
 
     >>> vectors_ND = np.eye(4, dtype=np.float32)
     >>> automatic_engine(vectors_ND, vectors_ND[1:2], [np.array([1], np.int32)]).name
@@ -169,12 +177,27 @@ def automatic_engine(
     exact = ExactIndex(vectors_ND)
     enough = RECALL if len(vectors_ND) <= SCANNED_ROWS else RECALL_OF_MANY
     for quick in _approximate(*vectors_ND.shape) if len(queries_BD) else ():
-        index = quick(vectors_ND)
+        index = _made(quick, vectors_ND, kept)
         tune(index, exact, queries_BD, recall=enough, exclude=seen)
         pays = not isinstance(index, ScanListsIndex) or index.pays
         if index.recall >= enough and pays:
             return index
     return exact
+
+
+def _made(kind: type[Engine], vectors_ND: NDArray[np.float32], kept: KeptLists | None) -> Engine:
+    if kept is None or kind is not ScanListsIndex:
+        return kind(vectors_ND)
+    tensors = kept.read()
+    if tensors is not None:
+        try:
+            return kind(vectors_ND, tensors)
+        except ValueError:
+            pass  # Of an earlier form: it is built anew.
+    made = kind(vectors_ND)
+    with suppress(OSError):  # Where nothing can be kept, the next start builds once more.
+        kept.write(made.to_tensors())
+    return made
 
 
 def _approximate(num_rows: int, dim: int) -> tuple[type[Engine], ...]:
@@ -206,10 +229,13 @@ def standard_stages(
     states: UserStates | NoStates,
     samples: Sequence[History] = (),
     chosen: Chosen | None = None,
+    kept: KeptLists | None = None,
     *,
     weights: Mapping[str, float] | None = None,
 ) -> list[Stage]:
-    """Return the stages of the request path, in order; `samples`, `chosen` as in `item_index`.
+    """Return the stages of the request path, in order.
+
+    `samples`, `chosen` and `kept` are as in `item_index`.
 
     What finds items depends on the kind of the model; what comes after it does not. A Bundle with
     a ranker has its scores after the filter; `weights` are those of its actions, see
@@ -239,7 +265,7 @@ def standard_stages(
         )
     neighbours, popular = VMISkNN.from_tensors(bundle.tensors("vmis")), popular_sources(bundle)
     return [
-        *_finding(bundle, states, samples, chosen),
+        *_finding(bundle, states, partial(item_index, samples=samples, chosen=chosen, kept=kept)),
         *_blending(bundle, [neighbours, *popular.values()]),
         FillFrom(neighbours, needs_history=True, optional=True),
         FillFrom(popular["popular"]),
@@ -256,10 +282,7 @@ def _blending(bundle: Bundle, others: Sequence[Source]) -> list[Stage]:
 
 
 def _finding(
-    bundle: Bundle,
-    states: UserStates | NoStates,
-    samples: Sequence[History],
-    chosen: Chosen | None,
+    bundle: Bundle, states: UserStates | NoStates, index: Callable[..., LiveIndex]
 ) -> list[Stage]:
     """Return the stages that find items as the kind of the model does."""
     kind = bundle.manifest.kind
@@ -268,12 +291,9 @@ def _finding(
     vectors_ND = bundle.tensors("items")["vectors"]
     if kind == "encoder":
         fold_in = fold_in_of(bundle.tensors("fold_in"), vectors_ND)
-        return [
-            FoldInUser(fold_in),
-            SearchIndex(item_index(vectors_ND, fold_in, samples, chosen)),
-        ]
+        return [FoldInUser(fold_in), SearchIndex(index(vectors_ND, fold_in))]
     assert not isinstance(states, NoStates), "a sequence model keeps states"
-    return [EncodeUser(states), SearchIndex(item_index(vectors_ND, states, samples, chosen))]
+    return [EncodeUser(states), SearchIndex(index(vectors_ND, states))]
 
 
 def reads_values(bundle: Bundle) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from ouzel.bundle.bundle import Bundle
-from ouzel.bundle.manifest import IndexRecord, Kind
+from ouzel.bundle.manifest import Kind
 from ouzel.data.split import Split
 from ouzel.evaluation.by_history import Tensors
 from ouzel.events.interactions import Interactions
@@ -29,7 +29,7 @@ from ouzel.models.registry import model_named
 from ouzel.recommender.blend import blended
 from ouzel.recommender.evaluate import compare, history_scorer, with_blend
 from ouzel.recommender.home import Home
-from ouzel.recommender.index import asked_by, automatic_record, spread_histories
+from ouzel.recommender.index import AutomaticIndex, asked_by, automatic_index, spread_histories
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import Provenance, write_model
 from ouzel.recommender.rating import fit_rating
@@ -201,15 +201,15 @@ def write_fitted(
         "config": msgspec.to_builtins(fitted.config),
         "graphs": {},
         "error_bounds": {},
-        "index": _index_record(fitted, interactions),
     }
+    provenance = replace(provenance, index=_index_of(fitted, interactions))
     return write_model(home, interactions, provenance, fields, tensors, graphs={})
 
 
-def _index_record(fitted: Fitted, interactions: Interactions) -> IndexRecord | None:
+def _index_of(fitted: Fitted, interactions: Interactions) -> AutomaticIndex | None:
     """Return how well the items of a factor model are found; None where no index is asked."""
     if fitted.kind != "encoder":
         return None
     vectors_ND = fitted.tensors["items"]["vectors"]
     fold_in = fold_in_of(fitted.tensors["fold_in"], vectors_ND)
-    return automatic_record(vectors_ND, asked_by(spread_histories(interactions), fold_in))
+    return automatic_index(vectors_ND, asked_by(spread_histories(interactions), fold_in))

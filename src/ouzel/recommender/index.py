@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from ouzel.recommender.home import Home
 from ouzel.retrieval.engines import ENGINES
 from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.index import Engine
+from ouzel.retrieval.scan_lists import ScanListsIndex
 from ouzel.retrieval.tuning import recall_at
 from ouzel.retrieval.types import distinct_rows
 
@@ -138,11 +139,19 @@ def measured_recall(
     }
 
 
-def automatic_record(vectors_ND: NDArray[np.float32], asked: Asked) -> IndexRecord | None:
+@dataclass(frozen=True)
+class AutomaticIndex:
+    """How a model's items are searched where nothing is chosen, and lists if they were built."""
+
+    record: IndexRecord
+    lists: Mapping[str, NDArray[np.generic]] | None
+
+
+def automatic_index(vectors_ND: NDArray[np.float32], asked: Asked) -> AutomaticIndex | None:
     """Return the engine taken where none is chosen, and its recall; None without users to ask.
 
     >>> asked = Asked(np.ones((2, 4), np.float32), [np.array([1], np.int32)] * 2)
-    >>> automatic_record(np.eye(4, dtype=np.float32), asked).engine
+    >>> automatic_index(np.eye(4, dtype=np.float32), asked).record.engine
     'exact'
     """
     tuning, measuring = asked.part(0), asked.part(1)
@@ -150,24 +159,26 @@ def automatic_record(vectors_ND: NDArray[np.float32], asked: Asked) -> IndexReco
         return None
     engine = automatic_engine(vectors_ND, tuning.queries_BD, tuning.seen)
     recall = measured_recall(engine, _exact_best(vectors_ND, measuring), measuring)
-    return IndexRecord(
+    record = IndexRecord(
         engine=engine.name, effort=engine.effort, recall=recall, num_queries=len(measuring)
     )
+    lists = engine.to_tensors() if isinstance(engine, ScanListsIndex) else None
+    return AutomaticIndex(record, lists)
 
 
-def index_record(
+def index_of(
     vectors_ND: NDArray[np.float32], graphs: Graphs, interactions: Interactions
-) -> IndexRecord | None:
-    """Return `automatic_record` of a model's items, measured on users spread over all.
+) -> AutomaticIndex | None:
+    """Return `automatic_index` of a model's items, measured on users spread over all.
 
     >>> from types import SimpleNamespace
     >>> from ouzel.events.interactions import from_histories
     >>> from ouzel.features.states import StateShape
     >>> graphs = SimpleNamespace(shape=StateShape(1, 1, 2, 4), num_rows=3)
-    >>> index_record(np.eye(3, dtype=np.float32), graphs, from_histories([], num_rows=3)) is None
+    >>> index_of(np.eye(3, dtype=np.float32), graphs, from_histories([], num_rows=3)) is None
     True
     """
-    return automatic_record(vectors_ND, asked_by(spread_histories(interactions), graphs))
+    return automatic_index(vectors_ND, asked_by(spread_histories(interactions), graphs))
 
 
 def measure_engines(

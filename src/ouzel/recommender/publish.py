@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
-from ouzel.bundle.manifest import DataRange, IndexRecord, StatePrecision
+from ouzel.bundle.index import KeptLists
+from ouzel.bundle.manifest import DataRange, StatePrecision
 from ouzel.compression.export import export_graphs, export_ranker, graph_signatures
 from ouzel.compression.parity import measure_parity, measure_ranker_parity
 from ouzel.compression.state_precision import choose_precision
@@ -24,6 +25,7 @@ from ouzel.features.states import Precision
 from ouzel.inference.onnxruntime import CTR, RANK, Graphs
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.recommender.home import Home
+from ouzel.recommender.index import AutomaticIndex
 from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 
@@ -60,7 +62,7 @@ class Provenance:
     metrics: list[dict[str, Any]]
     seed: int
     parent: str | None
-    index: IndexRecord | None = None
+    index: AutomaticIndex | None = None
 
 
 def export(
@@ -263,13 +265,17 @@ def write_model(
     }
     whole = {
         **{name: getattr(provenance, name) for name in Provenance.__dataclass_fields__},
+        "index": None if provenance.index is None else provenance.index.record,
         "num_rows": interactions.num_rows,
         "versions": versions(),
         **fields,
     }
-    return write_bundle(
+    bundle = write_bundle(
         home.bundles, manifest_fields=whole, tensors={**tensors, **filling}, graphs=graphs
     )
+    if provenance.index is not None and provenance.index.lists is not None:
+        KeptLists(home.root, bundle.digest).write(provenance.index.lists)
+    return bundle
 
 
 def versions() -> dict[str, str]:

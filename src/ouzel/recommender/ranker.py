@@ -20,7 +20,7 @@ from ouzel.ranking.scoring import BREADTH
 from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, recorded_split, scorers_of
 from ouzel.recommender.home import Home
-from ouzel.recommender.index import index_record
+from ouzel.recommender.index import index_of
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import Provenance, export, publish, validation_histories
 from ouzel.training.ranking import RankingResult, RankingSettings, actions_of, fit_ranker
@@ -154,7 +154,7 @@ def add_ranker(home: Home, options: TrainOptions, progress: Progress) -> Bundle:
         metrics=rows,
         seed=options.seed,
         parent=parent.digest,
-        index=index_record(exported.vectors_ND, exported.graphs, interactions),
+        index=index_of(exported.vectors_ND, exported.graphs, interactions),
     )
     bundle = publish(home, exported, interactions, provenance)
     home.store().promote(bundle.digest)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ouzel.bundle.index import KeptLists
 from ouzel.events import clock
 from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
@@ -329,7 +330,8 @@ class _Answering:
         )
         samples = sample_histories(self.log, valued=self._valued)
         chosen = Chosen.of(home.root, bundle)
-        stages = standard_stages(bundle, self._states, samples, chosen, weights=weights)
+        kept = KeptLists(home.root, bundle.digest)
+        stages = standard_stages(bundle, self._states, samples, chosen, kept, weights=weights)
         self._pipeline = Pipeline(stages, resting=False)
         trending = TrendingSource(self._num_rows)
         trending.observe_all(self.log.newest(NEWEST_EVENTS))

@@ -26,7 +26,7 @@ from ouzel.recommender.cores import usable_threads
 from ouzel.recommender.evaluate import compare, scorers_of, split_of, with_blend
 from ouzel.recommender.fields import add_fields
 from ouzel.recommender.home import Home
-from ouzel.recommender.index import index_record
+from ouzel.recommender.index import index_of
 from ouzel.recommender.options import Progress, TrainOptions
 from ouzel.recommender.publish import (
     Exported,
@@ -204,7 +204,7 @@ def _train_sequence(
     provenance = blended(provenance, scorers, split, options, progress)
     scorers = with_blend(scorers, provenance.features, split.train)
     rows = compare(scorers, split, name=options.split, progress=progress)
-    index = index_record(exported.vectors_ND, exported.graphs, interactions)
+    index = index_of(exported.vectors_ND, exported.graphs, interactions)
     provenance = replace(provenance, metrics=rows, index=index)
     bundle = publish(home, exported, interactions, provenance)
     if options.refit:
@@ -323,7 +323,7 @@ def _refit(
         threads=usable_threads(),
         ranker=ranker,
     )
-    index = index_record(exported.vectors_ND, exported.graphs, interactions)
+    index = index_of(exported.vectors_ND, exported.graphs, interactions)
     provenance = replace(provenance, index=index)
     return publish(home, exported, interactions, provenance)
 

@@ -1,10 +1,11 @@
 """Int8 codes in lists of rows that lie near each other: a query reads the nearest lists alone.
 
-Reading all codes of ten million rows takes a core 50 ms; the lists that matter hold an eighth
-of them. Centres of lists are learned by k-means from a sample. A row goes to the nearest centre of
-those near it: first the nearest of few groups of centres, then the nearest centre of that group,
-which costs a tenth of looking at all. A query reads the lists whose centres have the largest inner
-products with it, with the kernel of `scan.py`, then scores the best rows exactly.
+Reading all codes of ten million rows takes a core 50 ms; the lists that matter hold a twentieth of
+them. Centres of lists are learned by k-means from a sample, in two steps: means of few groups, then
+centres within each group. A row goes to the nearest centre of the nearest group. A query reads the
+lists in which the largest inner products with it are to be expected: near the centre that of the
+centre itself, and more in lists that are wide. The kernel of `scan.py` reads their codes, then the
+best rows are scored exactly.
 
 Cost: a query costs C D for the centres and `probes` N / C D for the codes, in bytes.
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +52,28 @@ FEW_LISTS = 4
 WORTHWHILE = 8
 """Queries that come together share one scan of all codes, up to eight of them, and no lists."""
 
+LISTS_A_ROOT = 2
+"""Lists for each unit of the root of N."""
+
+SPREADS = 2.0
+"""A list is as near as what lies so many standard deviations from its centre, towards the query."""
+
 ROWS_AT_ONCE = 1 << 16
 
 _FORMS: Mapping[str, tuple[int, str]] = {
-    "centres": (2, "<f4"), "place_rows": (1, "<i4"), "starts": (1, "<i8")
+    "centres": (2, "<f4"), "spreads": (1, "<f4"), "place_rows": (1, "<i4"), "starts": (1, "<i8")
 }  # fmt: skip
+
+
+class Partition(NamedTuple):
+    """Lists: their centres (C, D), how far rows lie from them in a dimension, each row's list (N,).
+
+    `spread_C` is the root of the mean square.
+    """
+
+    centres_CD: NDArray[np.float32]
+    spread_C: NDArray[np.float32]
+    list_N: NDArray[np.int32]
 
 
 class ScanListsIndex(ScanIndex):
@@ -83,12 +101,12 @@ class ScanListsIndex(ScanIndex):
         if reason := self.why_not(*self._vectors_ND.shape):
             raise ValueError(f"{reason}: take another engine")
         if tensors is None:
-            self._centres_CD, list_N = lists_of(self._vectors_ND)
+            self._centres_CD, self._spread_C, list_N = lists_of(self._vectors_ND)
             self._place_rows, self._starts_C1 = places_of(list_N, len(self._centres_CD))
             self._scale_D = scale_of(self._vectors_ND)
             self._codes = packed_codes(self._vectors_ND, self._scale_D, self._place_rows)
         else:
-            self._centres_CD, self._place_rows, self._starts_C1 = _kept_lists(
+            self._centres_CD, self._spread_C, self._place_rows, self._starts_C1 = _kept_lists(
                 tensors, self._vectors_ND.shape
             )
             shape = len(self._place_rows), self._vectors_ND.shape[1]
@@ -164,7 +182,7 @@ class ScanListsIndex(ScanIndex):
         """Return the ranges of the lists that each query reads."""
         ranges, ends = [np.zeros((0, 2), np.int64)], [0]
         for query_D, mask in zip(queries_BD, masks, strict=True):
-            chosen = np.sort(self._nearest_lists(query_D, mask))
+            chosen = self._nearest_lists(query_D, mask)
             ranges.append(np.stack([self._starts_C1[chosen], self._starts_C1[chosen + 1]], axis=1))
             ends.append(ends[-1] + len(chosen))
         return self._place_rows, np.concatenate(ranges), np.array(ends, np.int64)
@@ -172,13 +190,18 @@ class ScanListsIndex(ScanIndex):
     def _nearest_lists(
         self, query_D: NDArray[np.float32], mask: NDArray[np.bool_] | None
     ) -> NDArray[np.int64]:
-        """Return the `effort` nearest lists; more where they hold too little that may be seen."""
+        """Return the `effort` nearest lists, the best first: what follows has less to beat.
+
+        More of them where they hold too little that may be seen.
+        """
         lists = len(self._centres_CD)
         # One query at a time: a product of several may round in another way.
         scores_C = self._centres_CD @ query_D
+        scores_C += SPREADS * float(np.linalg.norm(query_D)) * self._spread_C
         probes = min(self.effort, lists)
         if mask is None:
-            return np.argpartition(-scores_C, probes - 1)[:probes]
+            chosen = np.argpartition(-scores_C, probes - 1)[:probes]
+            return chosen[np.argsort(-scores_C[chosen], kind="stable")]
         nearest_C = np.argsort(-scores_C, kind="stable")
         wanted, shown, counted = probes * len(self) / lists, 0, 0
         while True:
@@ -192,50 +215,71 @@ class ScanListsIndex(ScanIndex):
         return int(end - first) - int(np.count_nonzero(mask[self._place_rows[first:end]]))
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
-        """Return what `ScanIndex` stores, `centres` (C, D), `place_rows` (P,) and `starts`.
+        """Return what `ScanIndex` stores, `centres` (C, D), `spreads` (C,), `place_rows` (P,).
 
-        `starts` (C + 1) are the blocks at which lists begin.
+        And `starts` (C + 1), the blocks at which lists begin.
         """
         lists: dict[str, NDArray[np.generic]] = {
             "centres": self._centres_CD,
+            "spreads": self._spread_C,
             "place_rows": self._place_rows,
             "starts": self._starts_C1,
         }
         return {**super().to_tensors(), **lists}
 
 
-def lists_of(
-    vectors_ND: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return the centres (C, D) of lists, and the list (N,) that each row belongs to.
-
-    C grows as half the root of N.
+def lists_of(vectors_ND: NDArray[np.float32]) -> Partition:
+    """Return the lists of vectors; C grows as twice the root of N.
 
     >>> corners = np.repeat(np.array([[9, 0], [0, 9]], np.float32), 500, axis=0)
-    >>> centres_CD, list_N = lists_of(corners)
-    >>> len(set(list_N[:500]) & set(list_N[500:]))
-    0
+    >>> lists = lists_of(corners)
+    >>> len(set(lists.list_N[1:500]) & set(lists.list_N[500:])), lists.spread_C.max().round(3)
+    (0, np.float32(0.0))
     """
     count = len(vectors_ND) - 1
-    lists = max(FEW_LISTS, 2 ** round(math.log2(math.sqrt(count) / 2)))
-    lists = min(lists, count // POINTS_A_CENTRE)
-    centres_CD = centres_of(vectors_ND[1:], lists)
-    groups_GD, group_C = centres_CD, np.arange(lists)
-    if lists > POINTS_A_CENTRE * FEW_LISTS:
-        groups_GD = centres_of(centres_CD, lists // POINTS_A_CENTRE)
-        used, group_C = np.unique(_nearest(centres_CD, groups_GD), return_inverse=True)
-        groups_GD = groups_GD[used]
-    members = [np.flatnonzero(group_C == group) for group in range(len(groups_GD))]
-    list_N = np.empty(len(vectors_ND), np.int32)
-    for start in range(0, len(vectors_ND), ROWS_AT_ONCE):
+    wanted = max(FEW_LISTS, 2 ** round(math.log2(LISTS_A_ROOT * math.sqrt(count))))
+    groups = _groups_of(vectors_ND, min(wanted, count // POINTS_A_CENTRE))
+    centres_CD = np.concatenate(groups.centres)
+    first_G = np.cumsum([0, *map(len, groups.centres)])
+    list_N = np.zeros(len(vectors_ND), np.int32)
+    squares_C = np.zeros(len(centres_CD))
+    for start in range(1, len(vectors_ND), ROWS_AT_ONCE):
         part = vectors_ND[start : start + ROWS_AT_ONCE]
-        group_n = _nearest(part, groups_GD)
-        for group, lists_here in enumerate(members):
+        group_n = _nearest(part, groups.means_GD)
+        for group, here_MD in enumerate(groups.centres):
             there = np.flatnonzero(group_n == group)
             if len(there):
-                chosen = lists_here[_nearest(part[there], centres_CD[lists_here])]
+                chosen = first_G[group] + _nearest(part[there], here_MD)
                 list_N[start + there] = chosen
-    return centres_CD, list_N
+                squares = ((part[there] - centres_CD[chosen]) ** 2).sum(axis=1)
+                squares_C += np.bincount(chosen, squares, minlength=len(centres_CD))
+    numbers_C = np.maximum(np.bincount(list_N[1:], minlength=len(centres_CD)), 1)
+    spread_C = np.sqrt(squares_C / numbers_C / vectors_ND.shape[1])
+    return Partition(centres_CD, spread_C.astype(np.float32), list_N)
+
+
+class _Groups(NamedTuple):
+    """The means (G, D) of groups of near lists, and the centres (M, D) of each one's lists."""
+
+    means_GD: NDArray[np.float32]
+    centres: list[NDArray[np.float32]]
+
+
+def _groups_of(vectors_ND: NDArray[np.float32], lists: int) -> _Groups:
+    """Return centres of `lists` lists or nearly so, learned group by group."""
+    if lists <= FEW_LISTS * POINTS_A_CENTRE:
+        centres_CD = centres_of(vectors_ND[1:], lists)
+        return _Groups(np.zeros((1, vectors_ND.shape[1]), np.float32), [centres_CD])
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(vectors_ND) - 1, lists * POINTS_A_CENTRE, replace=False)
+    sample = vectors_ND[1 + np.sort(chosen)]
+    means_GD = centres_of(sample, round(math.sqrt(lists / 2)))
+    group_s = _nearest(sample, means_GD)
+    members = [sample[group_s == group] for group in range(len(means_GD))]
+    used = [group for group, member in enumerate(members) if len(member)]
+    shares = [max(1, len(members[group]) // POINTS_A_CENTRE) for group in used]
+    centres = [centres_of(members[at], share) for at, share in zip(used, shares, strict=True)]
+    return _Groups(means_GD[used], centres)
 
 
 def places_of(
@@ -268,14 +312,15 @@ def _nearest(vectors_nD: NDArray[np.float32], centres_CD: NDArray[np.float32]) -
 
 def _kept_lists(
     tensors: Mapping[str, NDArray[np.generic]], shape: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
-    """Return centres, rows at places, and starts, if they were made for vectors of this shape."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
+    """Return centres, spreads, rows at places, and starts, if they are of vectors of this shape."""
     num_rows, dim = shape
     for name, (dimensions, kind) in _FORMS.items():
         tensor = tensors.get(name)
         if tensor is None or tensor.ndim != dimensions or tensor.dtype != np.dtype(kind):
             raise ValueError(f"tensor {name!r} is missing or damaged: build lists anew")
     centres_CD = np.ascontiguousarray(tensors["centres"], np.float32)
+    spread_C = np.ascontiguousarray(tensors["spreads"], np.float32)
     place_rows = np.ascontiguousarray(tensors["place_rows"], np.int32)
     starts_C1 = np.ascontiguousarray(tensors["starts"], np.int64)
     rows = np.sort(place_rows)
@@ -283,6 +328,7 @@ def _kept_lists(
     ends = starts_C1[0] == 0 and starts_C1[-1] * LANES == len(place_rows)
     if not (fits and ends and (np.diff(starts_C1) >= 0).all()):
         raise ValueError(f"the lists are not of {num_rows} vectors: build them anew")
-    if centres_CD.shape != (len(starts_C1) - 1, dim):
+    lists = len(starts_C1) - 1
+    if centres_CD.shape != (lists, dim) or spread_C.shape != (lists,):
         raise ValueError(f"the centres do not fit {dim} dimensions: build lists anew")
-    return centres_CD, place_rows, starts_C1
+    return centres_CD, spread_C, place_rows, starts_C1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ouzel.bundle.bundle import Bundle, load_bundle
+from ouzel.bundle.index import KeptLists
 from ouzel.bundle.store import BundleStore
 from ouzel.events.log import EventLog
 from ouzel.inference.audit import audit_tolerance
@@ -62,7 +63,7 @@ def open_home(
     try:
         _check_catalogue(log, bundle)
         resources = Resources(state_bytes=state_bytes, cache_bytes=cache_bytes, workers=workers)
-        return Engine(_assemble(log, bundle, Chosen.of(home, bundle), resources, weights))
+        return Engine(_assemble(log, bundle, home, resources, weights))
     except BaseException:
         log.close()
         raise
@@ -92,7 +93,7 @@ class Resources:
 def _assemble(
     log: EventLog,
     bundle: Bundle,
-    chosen: Chosen | None,
+    home: Path,
     resources: Resources,
     weights: Mapping[str, float] | None,
 ) -> Parts:
@@ -112,7 +113,8 @@ def _assemble(
             tolerance=audit_tolerance(bundle.manifest),
         )
     samples = sample_histories(log, valued=reads_values(bundle))
-    stages = standard_stages(bundle, states, samples, chosen, weights=weights)
+    chosen, kept = Chosen.of(home, bundle), KeptLists(home, bundle.digest)
+    stages = standard_stages(bundle, states, samples, chosen, kept, weights=weights)
     pipeline = Pipeline(stages)
     return Parts(
         log=log,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ouzel.bundle.bundle import load_bundle
-from ouzel.bundle.index import RECALL_KS
+from ouzel.bundle.index import RECALL_KS, KeptLists
 from ouzel.bundle.store import BundleStore
 from ouzel.evaluation.workload import Workload
 from ouzel.events.interactions import History
@@ -49,7 +49,8 @@ def home_row(home: Path, work: Workload) -> dict[str, Any]:
         engine = chosen.engine(vectors_ND)
     else:
         tuning = _asked(work, graphs, shift=0)
-        engine = automatic_engine(vectors_ND, tuning.queries_BD, tuning.seen)
+        kept = KeptLists(home, bundle.digest)
+        engine = automatic_engine(vectors_ND, tuning.queries_BD, tuning.seen, kept)
     asked = _asked(work, graphs, shift=1)
     exact = ExactIndex(vectors_ND)
     expected_BK, _ = exact.search(asked.queries_BD, max(RECALL_KS), exclude=asked.seen)
