@@ -20,18 +20,15 @@ def emit_rows(
     seed: int,
     json: str | None,
 ) -> None:
-    """Write a result file if `json` names one, else print the columns `shown` that rows have.
+    """Print the columns `shown` that rows have, and write a result file if `json` names one.
 
     >>> emit_rows([], "states", shown=(), seed=0, json=None)  # doctest: +ELLIPSIS
     Benchmark: states, commit ...
     """
     result = machine.record(rows, command=" ".join(["ouzel", *sys.argv[1:]]), seed=seed)
-    if json is not None:
-        emit(result, json, title=f"Benchmark: {topic}")
-        return
     measured = [name for name in shown if any(name in row for row in rows)]
     table = [{name: row.get(name) for name in measured} for row in rows]
-    emit(table, None, title=f"Benchmark: {topic}, commit {result['commit']}")
+    emit(result, json, title=f"Benchmark: {topic}, commit {result['commit']}", shown=table)
 
 
 def tell(words: str) -> None:
