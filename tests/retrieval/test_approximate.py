@@ -169,6 +169,7 @@ def test_an_index_gives_its_vectors(engine, data) -> None:
 def test_where_the_nearest_are_hidden_the_next_are_found(engine, data) -> None:
     vectors, queries = data
     index, exact = engine(vectors), ExactIndex(vectors)
+    tune(index, exact, queries, recall=0.99)
     masks = [vectors @ query > 0.1 for query in queries]
     rows, _ = index.search(queries, 10, hidden=masks)
     expected, _ = exact.search(queries, 10, hidden=masks)
@@ -222,3 +223,26 @@ def test_equal_vectors_come_by_lower_row(engine) -> None:
 
 def test_engines_are_known_by_different_names() -> None:
     assert len({engine.name for engine in EVERY_ENGINE}) == len(EVERY_ENGINE) == len(EVERY)
+
+
+def test_the_effort_that_is_enough_is_found_to_an_eighth(data) -> None:
+    """An index that finds everything once it looks hard enough, and half of it before."""
+    vectors, queries = data
+    exact = ExactIndex(vectors)
+
+    class From(ExactIndex):
+        needed, effort, recall, most_effort = 1, 16, float("nan"), 4096
+
+        def search(self, queries_BD, k, **asked):
+            rows, scores = exact.search(queries_BD, k, **asked)
+            rows[:, : 0 if self.effort >= self.needed else k // 2] = 0
+            return rows, scores
+
+    for needed in (1, 16, 17, 24, 25, 130, 1000, 4096):
+        index = From(vectors)
+        index.needed, index.effort = needed, 16
+        tune(index, exact, queries, recall=0.99)
+        assert index.recall == 1.0 and max(needed, 16) <= index.effort <= max(16, 1.125 * needed)
+    index.needed, index.effort = 5000, 16
+    tune(index, exact, queries, recall=0.99)
+    assert index.recall == 0.5 and index.effort == 4096

@@ -71,6 +71,22 @@ def test_who_finds_too_little_in_his_lists_reads_all() -> None:
     assert (rows > 0).all() and not set(rows[1].tolist()) & set(near[0].tolist())
 
 
+def test_where_that_is_hidden_which_is_near_all_lists_are_read() -> None:
+    vectors = clustered(4000, 8)
+    index, queries = ScanListsIndex(vectors), clustered(9, 8, seed=1)
+    index.effort = 4
+    rng = np.random.default_rng(0)
+    for query in queries:
+        near = np.zeros(len(vectors), np.bool_)
+        near[np.argsort(-(vectors @ query))[:2000]] = True
+        expected = np.argsort(-np.where(near, -np.inf, vectors @ query), kind="stable")[:10]
+        found, _ = index.search(query[None], 10, hidden=[near])
+        assert set(found[0].tolist()) == set(expected.tolist())
+        # By chance as many are hidden anywhere: twice the lists are read, and not all.
+        assert 4 <= len(index._nearest_lists(query, rng.random(len(vectors)) < 0.5)) <= 16
+        assert len(index._nearest_lists(query, np.arange(len(vectors)) < 20)) == 4
+
+
 def test_what_has_changed_beside_the_engine_joins_what_was_read_again() -> None:
     vectors = clustered(1000, 8)
     index = LiveIndex(ScanListsIndex(vectors))

@@ -49,8 +49,14 @@ FIRST_PROBES = 16
 FEW_LISTS = 4
 """Fewer lists than that are no lists."""
 
-WORTHWHILE = 8
-"""Queries that come together share one scan of all codes, up to eight of them, and no lists."""
+WORTHWHILE = 4
+"""Queries that come together share a scan of all codes, which then costs each a quarter, and no list."""
+
+FEW_HIDDEN = 0.01
+"""Where a smaller share is hidden, a query reads as many lists as if nothing were."""
+
+FEW_NEAR = 0.25
+"""Less than this times as much to be seen in the nearest lists as in all is not by chance."""
 
 LISTS_A_ROOT = 2
 """Lists for each unit of the root of N."""
@@ -192,27 +198,36 @@ class ScanListsIndex(ScanIndex):
     ) -> NDArray[np.int64]:
         """Return the `effort` nearest lists, the best first: what follows has less to beat.
 
-        More of them where they hold too little that may be seen.
+        More of them where they hold too little that may be seen, and all where that is hidden
+        which is near: what is left may lie anywhere.
         """
         lists = len(self._centres_CD)
         # One query at a time: a product of several may round in another way.
         scores_C = self._centres_CD @ query_D
         scores_C += SPREADS * float(np.linalg.norm(query_D)) * self._spread_C
         probes = min(self.effort, lists)
-        if mask is None:
+        hidden = 0.0 if mask is None else np.count_nonzero(mask) / len(mask)
+        if mask is None or hidden < FEW_HIDDEN:
             chosen = np.argpartition(-scores_C, probes - 1)[:probes]
             return chosen[np.argsort(-scores_C[chosen], kind="stable")]
         nearest_C = np.argsort(-scores_C, kind="stable")
-        wanted, shown, counted = probes * len(self) / lists, 0, 0
-        while True:
-            shown += sum(self._shown(at, mask) for at in nearest_C[counted:probes].tolist())
-            if shown >= wanted or probes == lists:
-                return nearest_C[:probes]
+        wanted = probes * len(self) / lists
+        shown = self._shown(nearest_C[:probes], mask)
+        if shown < FEW_NEAR * wanted * (1 - hidden):
+            return nearest_C
+        while shown < wanted and probes < lists:
             counted, probes = probes, min(lists, 2 * probes)
+            shown += self._shown(nearest_C[counted:probes], mask)
+        return nearest_C[:probes]
 
-    def _shown(self, list_: int, mask: NDArray[np.bool_]) -> int:
-        first, end = self._starts_C1[list_ : list_ + 2] * LANES
-        return int(end - first) - int(np.count_nonzero(mask[self._place_rows[first:end]]))
+    def _shown(self, lists: NDArray[np.int64], mask: NDArray[np.bool_]) -> int:
+        """Return how many rows of `lists` may be seen."""
+        shown = 0
+        ends = np.stack([self._starts_C1[lists], self._starts_C1[lists + 1]], axis=1) * LANES
+        for first, end in ends.tolist():
+            rows = self._place_rows[first:end]
+            shown += int(np.count_nonzero((rows > 0) & ~mask[rows]))
+        return shown
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what `ScanIndex` stores, `centres` (C, D), `spreads` (C,), `place_rows` (P,).

@@ -13,6 +13,9 @@ from ouzel.retrieval.index import Engine, Excluded, Search
 MOST_CANDIDATES = 10_240
 """No tuning beyond: so many scattered rows cost milliseconds."""
 
+HALVINGS = 3
+"""The effort is at most an eighth too large."""
+
 WORTHWHILE = 8
 """An index that scores more than one row in so many exactly is no faster than exact search."""
 
@@ -60,7 +63,8 @@ def tune(
     k: int = 10,
     exclude: Excluded | None = None,
 ) -> None:
-    """Double the effort of `index` until it has `recall`@k, if that can be reached.
+    """Double the effort of `index` until it has `recall`@k, if that can be reached, then halve the
+    last step as often as `HALVINGS` says.
 
     `index.recall` is then what was measured: the share of what `exact` finds for the same queries,
     less the same rows, that `index` finds too.
@@ -74,8 +78,17 @@ def tune(
     True
     """
     expected_BK, _ = exact.search(queries_BD, k, exclude=exclude)
-    while True:
-        index.recall = recall_at(k, index, queries_BD, expected_BK, exclude=exclude)
-        if index.recall >= recall or 2 * index.effort > index.most_effort:
-            return
-        index.effort *= 2
+    measured: dict[int, float] = {}
+
+    def enough(effort: int) -> bool:
+        index.effort = effort
+        measured[effort] = recall_at(k, index, queries_BD, expected_BK, exclude=exclude)
+        return measured[effort] >= recall
+
+    low, high = 0, index.effort
+    while not enough(high) and 2 * high <= index.most_effort:
+        low, high = high, 2 * high
+    for _ in range(HALVINGS if low and measured[high] >= recall else 0):
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    index.effort, index.recall = high, measured[high]
