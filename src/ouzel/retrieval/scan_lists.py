@@ -50,7 +50,7 @@ FEW_LISTS = 4
 """Fewer lists than that are no lists."""
 
 WORTHWHILE = 4
-"""Queries that come together share a scan of all codes, which then costs each a quarter, and no list."""
+"""Queries that come together share a scan of all codes: a quarter of it for each, and no lists."""
 
 FEW_HIDDEN = 0.01
 """Where a smaller share is hidden, a query reads as many lists as if nothing were."""
