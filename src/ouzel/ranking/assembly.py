@@ -57,8 +57,13 @@ SCANNED_ROWS = 3_000_000
 """Above that a scan of all codes takes over 15 ms alone, and lists come too late."""
 
 RECALL = 0.99
-RECALL_OF_MANY = 0.93
-"""What is enough above `SCANNED_ROWS`."""
+"""What is enough of the best 10."""
+
+RECALL_AT_100 = 0.985
+"""Above `LISTS_ROWS`, of the best 100: lists are seldom poor at ten and good at a hundred."""
+
+RECALL_OF_MANY = 0.97
+"""The same above `SCANNED_ROWS`."""
 
 SAMPLES = 64
 
@@ -167,22 +172,29 @@ def automatic_engine(
     """Return the engine that is taken where none was chosen, tuned on `queries_BD`.
 
     `seen` are the rows that each query's user has seen, sorted. It finds `RECALL` of the exact best
-    10, of very many rows `RECALL_OF_MANY`, and where nothing does that it is exact. Lists are read
-    from `kept`, and built and left there where they are not.
+    10, of many rows `RECALL_AT_100` of the best 100, of very many `RECALL_OF_MANY`; and where
+    nothing does that it is exact. Lists are read from `kept`, or built and left there.
 
     >>> vectors_ND = np.eye(4, dtype=np.float32)
     >>> automatic_engine(vectors_ND, vectors_ND[1:2], [np.array([1], np.int32)]).name
     'exact'
     """
     exact = ExactIndex(vectors_ND)
-    enough = RECALL if len(vectors_ND) <= SCANNED_ROWS else RECALL_OF_MANY
+    k, enough = _enough(len(vectors_ND))
     for quick in _approximate(*vectors_ND.shape) if len(queries_BD) else ():
         index = _made(quick, vectors_ND, kept)
-        tune(index, exact, queries_BD, recall=enough, exclude=seen)
+        tune(index, exact, queries_BD, recall=enough, k=k, exclude=seen)
         pays = not isinstance(index, ScanListsIndex) or index.pays
         if index.recall >= enough and pays:
             return index
     return exact
+
+
+def _enough(num_rows: int) -> tuple[int, float]:
+    """Return the k of so many rows, and which share of the best k is to be found."""
+    if num_rows <= LISTS_ROWS:
+        return 10, RECALL
+    return 100, RECALL_AT_100 if num_rows <= SCANNED_ROWS else RECALL_OF_MANY
 
 
 def _made(kind: type[Engine], vectors_ND: NDArray[np.float32], kept: KeptLists | None) -> Engine:
