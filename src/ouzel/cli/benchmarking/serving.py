@@ -218,11 +218,12 @@ def _fresh(folder: Path) -> Iterator[Path]:
     """Yield a copy of a home that is gone afterwards: every run meets the same histories."""
     with tempfile.TemporaryDirectory(prefix="run-", dir=BENCH) as scratch:
         home = Path(scratch, "home")
-        (home / "bundles").mkdir(parents=True)
+        home.mkdir()
         for name in ("events.db", "store.db", "current"):
             shutil.copy2(folder / name, home / name)
-        for bundle in (folder / "bundles").iterdir():
-            shutil.copytree(bundle, home / "bundles" / bundle.name, copy_function=os.link)
+        for name in ("bundles", "index"):
+            if (folder / name).is_dir():
+                shutil.copytree(folder / name, home / name, copy_function=os.link)
         yield home
 
 
