@@ -47,7 +47,7 @@ def test_an_index_that_misses_is_told_of(tmp_path, monkeypatch):
     """The planted fault: every second vector is gone from what is searched."""
     work = made(tmp_path / "home")
 
-    def missing(vectors_ND, queries_BD, seen):
+    def missing(vectors_ND, queries_BD, seen, kept):
         halved_ND = vectors_ND.copy()
         halved_ND[::2] = 0.0
         return ExactIndex(halved_ND)
@@ -61,7 +61,7 @@ def test_the_index_is_tuned_by_whom_the_server_tunes_it_with(tmp_path, monkeypat
     work = made(tmp_path / "home")
     asked = []
 
-    def engine(vectors_ND, queries_BD, seen):
+    def engine(vectors_ND, queries_BD, seen, kept):
         asked.append(np.stack([rows[:3] for rows in seen]))
         return ExactIndex(vectors_ND)
 
