@@ -100,7 +100,8 @@ def _best(stream: Stream, seed: int, *, means: bool) -> Row:
 
 
 def _rated(stream: Stream, seed: int, rate: float, *, means: bool) -> Row:
-    model = _built("isgd", seed, dim=FACTORS, rate=rate, l2=L2)
+    # The rate is twice that of River, whose steps are those of twice the loss: its ridge is not.
+    model = _built("isgd", seed, dim=FACTORS, rate=rate, l2=L2 / 2)
     users_E, rows_E, values_E = stream.users_E, stream.rows_E, stream.values_E
     scores = []
     with Watch() as watch:
