@@ -46,8 +46,8 @@ class TrainOptions:
     k_core: int | None = None
     """Import only users and items that have this many events among each other; None takes all."""
     minutes: float | None = None
-    """At most this much time for each training: of the model, of the one of everything with `refit`,
-    of a ranker or of a model of fields; None lets early stopping decide."""
+    """At most this much time for each training: of the model, that of everything with `refit`, of
+    a ranker or of a model of fields; None lets early stopping decide."""
     seed: int = 0
     """Of everything random."""
     state_precision: str = "auto"
