@@ -112,11 +112,12 @@ def accuracies() -> Iterator[tuple[str, ...]]:
     known = {f"{model.name}{end}" for model in MODELS for end in ends}
     for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
         rows = json.loads(path.read_text())["rows"]
-        averaged = {row["model"] for row in rows if "seeds" in row}
+        averaged = {row["model"].split(" + ")[0] for row in rows if "seeds" in row}
         for row in rows:
             if row.get("model") not in known or row.get("split") != "leave-one-out":
                 continue
-            if "seconds" in row and ("seeds" in row or row["model"] not in averaged):
+            base = row["model"].split(" + ")[0]
+            if "seconds" in row and ("seeds" in row or base not in averaged):
                 yield _accuracy(row, path.name)
 
 

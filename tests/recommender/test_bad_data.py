@@ -33,6 +33,8 @@ WHOLE = [name for name in NAMES if kind_of(model_named(name)) != "sequence"]
 TINY: dict[str, dict[str, Any]] = {
     "esasrec": {"num_heads": 2, "num_layers": 1},
     **SETTINGS,
+    "bpr": {"dim": 8, "epochs": 4},
+    "fpmc": {"dim": 8, "epochs": 4},
     "ials": {"dim": 8, "epochs": 2},
     "lightgcn": {"dim": 8, "epochs": 2},
     "svd": {"dim": 2, "epochs": 4, "samples": 2},

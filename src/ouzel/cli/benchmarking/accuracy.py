@@ -276,7 +276,9 @@ def mean_row(rows: Sequence[Row]) -> Row:
     ([0, 1], 0.2, 0.141421)
     """
     first = rows[0]
-    mean: Row = {name: first[name] for name in ("model", "split", "preset", "settings")}
+    mean: Row = {name: first[name] for name in ("split", "preset", "settings")}
+    # A blend that validation did not find better was left out for its seed.
+    mean["model"] = max((row["model"] for row in rows), key=len)
     mean["seeds"] = [row["seed"] for row in rows]
     for name in filter(_is_mean, first):
         values = [row[name] for row in rows]

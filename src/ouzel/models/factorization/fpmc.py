@@ -76,6 +76,9 @@ class FPMCConfig:
 EVENTS_A_SWEEP = 20_000
 """Small data are passed over more than once in a sweep, or it would change next to nothing."""
 
+MOST_PASSES = 100
+"""A handful of events would take thousands, one by one, and is learned long before."""
+
 BATCHES_A_PASS = 8
 """At least, lest one step go too far."""
 
@@ -135,7 +138,7 @@ class FPMC(Encoder):
         if not isinstance(matrix, OrderedMatrix):
             raise ValueError("this matrix does not say what came before what: use `data_of`")
         events = len(matrix.next_T)
-        passes = max(1, EVENTS_A_SWEEP // events)
+        passes = min(MOST_PASSES, max(1, EVENTS_A_SWEEP // events))
         order = torch.cat([torch.randperm(events) for _ in range(passes)]).numpy()
         users_T, rows_T = matrix.users_T[order], matrix.next_T[order]
         given = (users_T, matrix.before_T[order], rows_T, unseen_rows(matrix, users_T, rows_T))
