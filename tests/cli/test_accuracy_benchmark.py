@@ -129,6 +129,10 @@ def test_with_a_test_file_models_learn_from_all_and_its_figures_are_told(
         ("popular", 2),
     ]
     told_to = [(options.model, options.split, options.refit) for options, _ in trained]
+    assert told_to == [("ials", "leave-one-out", True), ("ease", "leave-one-out", True)]
+    trained.clear()
+    rows_of(*words, "--no-blend", tmp_path=tmp_path)  # nothing is to be learned on validation
+    told_to = [(options.model, options.split, options.refit) for options, _ in trained]
     assert told_to == [("ials", "leave-one-out", True), ("ease", "none", False)]
     trained.clear()
     rows_of(*words[:4], "--models", "ials", "--split", "none", tmp_path=tmp_path)

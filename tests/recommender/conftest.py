@@ -48,5 +48,5 @@ def small() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("recommender") / "home"
     with small_preset():
-        Recommender(home).fit(walks(), split="leave-one-out", seed=3, minutes=0.1)
+        Recommender(home).fit(walks(), split="leave-one-out", seed=3, minutes=0.1, blend=False)
     return home

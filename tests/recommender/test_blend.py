@@ -37,7 +37,7 @@ class Told(Silent):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("blend") / "home"
-    options = {"split": "leave-one-out", "settings": SMALL, "blend": True}
+    options = {"split": "leave-one-out", "settings": SMALL}
     Recommender(home, model="ials").fit(walks(), **options)
     return home
 
@@ -83,6 +83,14 @@ def test_a_blend_that_is_no_better_is_left_out_and_it_is_said() -> None:
         return scores_BN
 
     assert learned_blend(oracle, split, seed=0, progress=told) is None
+    assert "not better and is left out: NDCG@10" in told.texts[-1]
+
+
+def test_a_blend_that_hardly_gains_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four lists cost more than one in every answer: the constant is beaten, but not by so much."""
+    split, told = split_of_walks(), Told()
+    monkeypatch.setattr("ouzel.recommender.blend.WORTHWHILE", 1e9)
+    assert learned_blend(constant, split, seed=0, progress=told) is None
     assert "not better and is left out: NDCG@10" in told.texts[-1]
 
 
@@ -140,7 +148,7 @@ def test_a_refit_keeps_the_blend_and_training_without_one_has_none(tmp_path: Pat
     refitted.fit(walks(), **options, blend=True, refit=True)
     features = Home(tmp_path / "refit").current().manifest.features
     assert features["refit"] and Blender.from_manifest(features["blend"])
-    Recommender(tmp_path / "plain", model="ials").fit(walks(), **options)
+    Recommender(tmp_path / "plain", model="ials").fit(walks(), **options, blend=False)
     assert "blend" not in Home(tmp_path / "plain").current().manifest.features
 
 

@@ -191,7 +191,12 @@ def test_evaluation_refuses_a_log_that_lost_events(home: Path) -> None:
 def test_refit_serves_all_data_and_still_measures_what_was_left_out(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     recommender = Recommender(home.root).fit(
-        walks(40), split="leave-one-out", refit=True, minutes=0.01, state_precision="fp32"
+        walks(40),
+        split="leave-one-out",
+        refit=True,
+        blend=False,
+        minutes=0.01,
+        state_precision="fp32",
     )
     served, measured = home.current(), home.measured()
     assert served.manifest.features["refit"] and not measured.manifest.features["refit"]
@@ -377,7 +382,7 @@ def test_a_model_is_named_when_the_recommender_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no model 'eese': did you mean 'ease'"):
         Recommender(model="eese")
     recommender = Recommender(tmp_path / "home", model="item_knn")
-    recommender.fit(walks(), settings={"keep": 5}, refit=True)
+    recommender.fit(walks(), settings={"keep": 5}, refit=True, blend=False)
     manifest = Home(tmp_path / "home").current().manifest
     assert (manifest.model, manifest.kind, manifest.config["keep"]) == (
         "item_knn",

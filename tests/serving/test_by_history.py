@@ -33,7 +33,7 @@ NAMES = [model.name for model in MODELS if kind_of(model) in ("encoder", "closed
 @pytest.fixture(scope="module", params=NAMES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp(request.param) / "home"
-    Recommender(home, model=request.param).fit(walks(), split="leave-one-out")
+    Recommender(home, model=request.param).fit(walks(), split="leave-one-out", blend=False)
     return home
 
 

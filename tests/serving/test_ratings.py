@@ -43,7 +43,7 @@ def ratings(num_users: int = 60) -> pl.DataFrame:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp(request.param) / "home"
     recommender = Recommender(home, model=request.param)
-    recommender.fit(ratings(), split="leave-one-out", settings=SMALL)
+    recommender.fit(ratings(), split="leave-one-out", settings=SMALL, blend=False)
     return home
 
 

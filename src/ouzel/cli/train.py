@@ -25,8 +25,12 @@ Set = Annotated[
 ]
 HeldOut = Annotated[str, typer.Option(help="What to hold out: temporal, leave-one-out or none.")]
 Blend = Annotated[
-    bool,
-    typer.Option("--blend", help="Serve the model blended with neighbours, if that is better."),
+    bool | None,
+    typer.Option(
+        "--blend/--no-blend",
+        help="Serve the model blended with neighbours, if that is better; default: unless a ranker "
+        "or a model of fields orders its lists.",
+    ),
 ]
 FieldModel = Annotated[
     str | None,
@@ -56,7 +60,7 @@ def command(
     ranker: Annotated[
         bool, typer.Option("--ranker", help="Train a ranker of the model's best 500 items too.")
     ] = False,
-    blend: Blend = False,
+    blend: Blend = None,
     ctr: FieldModel = None,
     min_value: Annotated[
         float | None, typer.Option(help="Leave out ratings below this, such as 4 of 5.")

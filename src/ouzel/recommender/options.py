@@ -35,9 +35,9 @@ class TrainOptions:
     """Train once more on everything, for as many epochs as were best, and serve that."""
     ranker: bool = False
     """Train a ranker on the model's states, which puts its best 500 items in a better order."""
-    blend: bool = False
+    blend: bool | None = None
     """Learn on the validation part how to weigh the model's list with those of session neighbours
-    and of what is popular, and serve that where it is better there."""
+    and of what is popular, and serve that where it is better there; None: where it can be."""
     ctr: str | None = None
     """Train this model of fields (`ouzel.models.ctr`) too, which orders the best 500 items of any
     model by the fields of items and by what who asks did; None: none."""
@@ -76,6 +76,18 @@ class TrainOptions:
             raise ValueError(f"min_value is {self.min_value}: give a number, or leave it out")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes is {self.minutes}: give more than 0, or leave it out")
+
+    @property
+    def blends(self) -> bool:
+        """Return whether a blend is learned: as `blend` says, or else where nothing else orders
+        lists and something is held out to learn it from.
+
+        >>> TrainOptions().blends, TrainOptions(ranker=True).blends
+        (True, False)
+        """
+        if self.blend is not None:
+            return self.blend
+        return not self.ranker and self.ctr is None and self.split != "none"
 
     @property
     def checked_settings(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -105,6 +106,15 @@ def refit_ranker(
     return ranker
 
 
+def unordered(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest tells but for what orders its lists, which a ranker does alone.
+
+    >>> unordered({"preset": "S", "blend": {"sources": []}})
+    {'preset': 'S'}
+    """
+    return {name: told for name, told in features.items() if name not in ("ranker", CTR, "blend")}
+
+
 def add_ranker(home: Home, options: TrainOptions, progress: Progress) -> Bundle:
     """Return the home's model with a ranker, trained on what the model was and served from now on.
 
@@ -121,10 +131,7 @@ def add_ranker(home: Home, options: TrainOptions, progress: Progress) -> Bundle:
     parent = home.current()
     if parent.manifest.model not in {known.name for known in SEQUENCE_MODELS if known.ranked}:
         raise ValueError(f"no ranker can read the states of {parent.manifest.model}: train another")
-    ordered = ("ranker", CTR)
-    features = {
-        name: told for name, told in parent.manifest.features.items() if name not in ordered
-    }
+    features = unordered(parent.manifest.features)
     if features.get("refit"):
         raise ValueError(
             f"the model of {home.root} was trained on all events, which leaves nothing to stop the "

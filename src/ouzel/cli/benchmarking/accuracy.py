@@ -68,7 +68,7 @@ def command(
         ),
     ] = "leave-one-out",
     set_: Set = None,
-    blend: Blend = False,
+    blend: Blend = None,
     preset: Annotated[str, typer.Option(help="Size of the models: S, M, L or XL.")] = "S",
     minutes: Annotated[
         float | None,
@@ -109,7 +109,7 @@ def command(
 
 
 def _options(
-    model: str, split: str, settings: Mapping[str, Any], *, blend: bool, **same: Any
+    model: str, split: str, settings: Mapping[str, Any], *, blend: bool | None, **same: Any
 ) -> TrainOptions:
     from ouzel.cli.benchmarking.ratings import is_rated
     from ouzel.recommender.options import TrainOptions
@@ -119,7 +119,7 @@ def _options(
     return replace(_options_of(model, options), settings=settings) if settings else options
 
 
-def _check_ranked(split: str, *, test: Path | None, blend: bool) -> None:
+def _check_ranked(split: str, *, test: Path | None, blend: bool | None) -> None:
     given = "--test" if test is not None else "--blend" if blend else ""
     if given:
         raise ValueError(f"--split {split} ranks nothing: leave {given} out")
@@ -227,7 +227,7 @@ def _options_of(model: str, options: TrainOptions, refit: bool = False) -> Train
 
     at_once = kind_of(model_named(model)) == "closed_form"
     options = replace(options, model=model, minutes=None if at_once else options.minutes)
-    if refit and not options.blend and (at_once or options.split == "none"):
+    if refit and not options.blends and (at_once or options.split == "none"):
         # No epoch is to be chosen, so the first training is that of everything.
         return replace(options, split="none")
     return replace(options, refit=refit)
