@@ -43,9 +43,15 @@ def _exported(timed: bool, precision: Precision) -> dict[str, bytes]:
 
 
 @cache
-def tiny_graphs(*, timed: bool = True, precision: Precision = "fp32") -> Graphs:
-    table = tiny_model(timed=timed).items.weight.detach().numpy().copy()
-    return Graphs(tiny_files(timed=timed, precision=precision), table)
+def tiny_graphs(
+    *, timed: bool = True, precision: Precision = "fp32", compiled: bool = False
+) -> Graphs:
+    model = tiny_model(timed=timed)
+    table = model.items.weight.detach().numpy().copy()
+    parts = (model.state_dict(), model.step_constants())
+    weights, constants = ({name: t.numpy() for name, t in part.items()} for part in parts)
+    files = tiny_files(timed=timed, precision=precision)
+    return Graphs(files, table, compiled=(weights, constants) if compiled else None)
 
 
 def random_history(rng: np.random.Generator, length: int) -> History:

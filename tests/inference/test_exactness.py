@@ -5,6 +5,10 @@ The oracle is the torch model in float64 on the whole history.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from unittest.mock import patch
+
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +22,7 @@ from ouzel.features.batches import pad_histories
 from ouzel.features.states import Precision, StateShape
 from ouzel.inference.audit import AUDIT_TOLERANCE
 from ouzel.inference.encoding import HistoryEncoder
+from ouzel.inference.gated_steps import GatedSteps
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool, history_hash, rings, slot_bytes
 from ouzel.inference.states import UserStates
@@ -41,6 +46,16 @@ BOUNDS = {"fp32": BOUND, "fp16": 5e-3, "int8": 5e-2}
 HOUR = 3_600_000
 precisions = pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 timed_or_not = pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
+
+
+@pytest.fixture(scope="module", autouse=True, params=["graphs", "kernel"])
+def kind_of_steps(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Append and ask by the graphs, then by the kernel in their place."""
+    if request.param == "kernel" and not GatedSteps.work():
+        pytest.skip("no kernel of steps on this machine")
+    compiled = partial(tiny_graphs, compiled=request.param == "kernel")
+    with patch("tests.inference.test_exactness.tiny_graphs", compiled):
+        yield
 
 
 def states_of(
@@ -125,7 +140,8 @@ def test_positions_are_relative() -> None:
     pool = HistoryEncoder(graphs)
     whole, _ = pool([history], now)
     shifted, _ = pool([history.last(field)], now)
-    np.testing.assert_allclose(whole, shifted, atol=1e-6)
+    # To the last bits of entries of up to 20, the length of a vector.
+    np.testing.assert_allclose(whole, shifted, rtol=5e-7, atol=1e-6)
 
 
 def test_graphs_of_the_first_format_serve_as_before() -> None:

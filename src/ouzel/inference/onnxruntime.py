@@ -7,6 +7,7 @@ N = catalogue rows with the padding row 0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ouzel.bundle.bundle import Bundle
 from ouzel.features.batches import PaddedHistories
 from ouzel.features.states import MOST_WAITING, Column, Precision, StateShape
+from ouzel.inference.gated_steps import GatedSteps
 
 Array = NDArray[Any]
 
@@ -35,12 +37,23 @@ GRAPHS = ("encode", "append", "query", "score", "item", RANK)
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
 
+STEPS_FILE = "steps.safetensors"
+"""What a Bundle holds for the kernel of `ouzel.inference.gated_steps`, beside the weights."""
+
+Compiled = tuple[Mapping[str, Array], Mapping[str, Array]]
+"""The weights of a model and its `step_constants`."""
+
 
 class Graphs:
     """The graph sessions and the frozen input-side item table (N, D) that they read."""
 
     def __init__(
-        self, graphs: Mapping[str, Path | bytes], table_ND: NDArray[np.float32], *, threads: int = 1
+        self,
+        graphs: Mapping[str, Path | bytes],
+        table_ND: NDArray[np.float32],
+        *,
+        threads: int = 1,
+        compiled: Compiled | None = None,
     ) -> None:
         self._sessions = {name: _session(graph, threads) for name, graph in graphs.items()}
         self.table_ND = np.ascontiguousarray(table_ND, np.float32)
@@ -49,13 +62,30 @@ class Graphs:
         self._last_layer_names = self._names("query", 5)
         self.counts_from_start = "start" in self._names("encode", 0)
         """Whether positions count from the first event; in older Bundles, from what is encoded."""
+        self.steps = None if compiled is None else GatedSteps.of(self.shape, *compiled)
+        """The kernel in place of the graphs `append` and `query`, None: they serve."""
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 1) -> Graphs:
         """Return the graphs of `bundle`; `threads` is the number of cores one call may use."""
         names = [name for name in GRAPHS if name in bundle.manifest.graphs or name != RANK]
         table_ND = bundle.tensors("inputs")["table"]
-        return cls({name: bundle.graph(name) for name in names}, table_ND, threads=threads)
+        compiled = None
+        if STEPS_FILE in bundle.manifest.files:
+            compiled = bundle.tensors("weights"), bundle.tensors("steps")
+        graphs = {name: bundle.graph(name) for name in names}
+        return cls(graphs, table_ND, threads=threads, compiled=compiled)
+
+    def without_kernel(self) -> Graphs:
+        """Return the same graphs, all of which serve themselves.
+
+        >>> from types import SimpleNamespace
+        >>> Graphs.without_kernel(SimpleNamespace(steps="kernel")).steps is None
+        True
+        """
+        plain = copy(self)
+        plain.steps = None
+        return plain
 
     @property
     def num_rows(self) -> int:
@@ -86,6 +116,15 @@ class Graphs:
         `length_B` counts the events before; `cache` holds each layer's rings for all slots. In
         int8 each of both is followed by its scales (B, H).
         """
+        if self.steps is not None:
+            return self.steps.append(
+                row_B=row_B,
+                time_B=time_B,
+                length_B=length_B,
+                slot_B=slot_B,
+                table_ND=self.table_ND,
+                cache=cache,
+            )
         feeds: dict[str, Array] = {
             "row": row_B,
             "time": time_B,
@@ -111,6 +150,15 @@ class Graphs:
         Of `cache`, each layer's rings for all slots, the last layer's are read, and what comes
         after them.
         """
+        if self.steps is not None:
+            return self.steps.query(
+                now_B=now_B,
+                length_B=length_B,
+                slot_B=slot_B,
+                last_SD=last_SD,
+                last_time_S=last_time_S,
+                cache=cache,
+            )
         feeds: dict[str, Array] = {
             "now": now_B,
             "length": length_B,

@@ -148,6 +148,11 @@ class SequenceEncoder(nn.Module, ABC):
         vectors_BLD = self(rows_BL, times_BL, request_times_BL)
         return vectors_BLD[real_BL], targets_BL[real_BL]
 
+    def step_constants(self) -> dict[str, Tensor]:
+        """Return what compiled code needs beside the weights to take the place of the graphs
+        `append` and `query`; nothing: there is none."""
+        return {}
+
     def read_by_rankers(self) -> SequenceConfig:
         """Return the config, for a ranker of the states.
 

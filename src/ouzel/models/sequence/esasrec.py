@@ -41,7 +41,7 @@ from ouzel.models.layers.attention import attend_cached, attend_window
 from ouzel.models.layers.gated_block import GatedBlock
 from ouzel.models.layers.norm import RMSNorm
 from ouzel.models.layers.precision import gathered, kept, seen
-from ouzel.models.layers.rotary import Rotary, rotate
+from ouzel.models.layers.rotary import POSITION_PERIOD, Rotary, rotate
 from ouzel.models.layers.similarity import check_temperature
 from ouzel.models.protocols import SequenceEncoder
 
@@ -133,6 +133,18 @@ class ESASRec(SequenceEncoder):
         config = self.config
         size = config.dim // config.num_heads
         return StateShape(config.num_layers, config.num_heads, size, config.window)
+
+    def step_constants(self) -> dict[str, Tensor]:
+        """Return what `ouzel.inference.gated_steps` needs beside the weights."""
+        if not self.config.timed:
+            return {}
+        return {
+            "frequencies": self.rotary.frequencies,
+            "periods_ms": self.rotary.periods_ms,
+            "position_period": torch.tensor([POSITION_PERIOD]),
+            "harmonics": self.harmonics,
+            "temperature": torch.tensor([self.config.temperature], dtype=torch.float64),
+        }
 
     # Training: every position of many histories at once.
 
