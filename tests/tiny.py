@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ouzel.compression.export import export_graphs, export_ranker
+from ouzel.compression.export import compiled_parts, export_graphs, export_ranker
 from ouzel.events.interactions import History
 from ouzel.features.batches import pad_histories
 from ouzel.features.states import Precision
@@ -48,10 +48,8 @@ def tiny_graphs(
 ) -> Graphs:
     model = tiny_model(timed=timed)
     table = model.items.weight.detach().numpy().copy()
-    parts = (model.state_dict(), model.step_constants())
-    weights, constants = ({name: t.numpy() for name, t in part.items()} for part in parts)
     files = tiny_files(timed=timed, precision=precision)
-    return Graphs(files, table, compiled=(weights, constants) if compiled else None)
+    return Graphs(files, table, compiled=compiled_parts(model) if compiled else None)
 
 
 def random_history(rng: np.random.Generator, length: int) -> History:

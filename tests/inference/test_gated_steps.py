@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ouzel.cli.machine import cpu_flags
-from ouzel.compression.export import export_graphs
+from ouzel.compression.export import compiled_parts, export_graphs
 from ouzel.inference import gated_steps
 from ouzel.inference.gated_steps import FEW, GatedSteps
 from ouzel.inference.onnxruntime import Graphs
@@ -36,11 +36,6 @@ def test_the_kernel_is_built_where_it_can_be() -> None:
     assert GatedSteps.work()
 
 
-def parts_of(model: ESASRec) -> tuple[dict, dict]:
-    parts = (model.state_dict(), model.step_constants())
-    return tuple({name: tensor.numpy() for name, tensor in part.items()} for part in parts)
-
-
 class Case:
     """A model with lively weights, its graphs, its kernel, and a pool full of states."""
 
@@ -51,7 +46,7 @@ class Case:
             torch.nn.init.normal_(parameter, std=0.2)
         self.table_ND = model.items.weight.detach().numpy().copy()
         self.graphs = Graphs(export_graphs(model, precision), self.table_ND)
-        self.parts = parts_of(model)
+        self.parts = compiled_parts(model)
         self.steps = GatedSteps(self.graphs.shape, *self.parts)
         rng = np.random.default_rng(2)
         self.pool = StatePool(self.graphs.shape, max_bytes=SLOTS * slot_bytes(self.graphs.shape))
@@ -181,17 +176,17 @@ def test_what_is_not_there_is_not_read(case: Case, name: str, wrong: int) -> Non
 def test_sizes_that_fill_no_register_are_left_to_the_graphs() -> None:
     odd = ESASRec(ESASRecConfig(dim=24, num_layers=1, num_heads=2, window=4), ROWS)
     shape = odd.state
-    assert GatedSteps.of(shape, *parts_of(odd)) is None
+    assert GatedSteps.of(shape, *compiled_parts(odd)) is None
     with pytest.raises(ValueError, match="take graphs"):
-        GatedSteps(shape, *parts_of(odd))
+        GatedSteps(shape, *compiled_parts(odd))
 
 
 @no_kernel
 def test_a_model_without_time_or_constants_is_left_to_the_graphs() -> None:
     untimed = ESASRec(replace(CONFIG, timed=False), ROWS)
     assert untimed.step_constants() == {}
-    assert GatedSteps.of(untimed.state, *parts_of(untimed)) is None
-    weights, constants = parts_of(ESASRec(CONFIG, ROWS))
+    assert GatedSteps.of(untimed.state, *compiled_parts(untimed)) is None
+    weights, constants = compiled_parts(ESASRec(CONFIG, ROWS))
     assert GatedSteps.of(ESASRec(CONFIG, ROWS).state, weights, constants) is not None
     del constants["harmonics"]
     assert GatedSteps.of(ESASRec(CONFIG, ROWS).state, weights, constants) is None

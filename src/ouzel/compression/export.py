@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -30,6 +31,8 @@ from ouzel.models.ctr.base import CTRModel
 from ouzel.models.protocols import Ranker, SequenceConfig, SequenceEncoder
 
 OPSET = 20
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class _Graph(nn.Module):
@@ -145,6 +148,23 @@ def export_ctr(model: CTRModel) -> dict[str, bytes]:
         name: (torch.ones(shape, dtype=torch.int64), free) for name, (shape, free) in shapes.items()
     }
     return {"ctr": _export(model, model.forward, inputs, ["logits"])}
+
+
+def compiled_parts(model: SequenceEncoder) -> tuple[Arrays, Arrays]:
+    """Return the weights of `model` and its `step_constants`, which compiled code reads; where it
+    has none of these, there is no such code for it.
+
+    >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
+    >>> weights, constants = compiled_parts(ESASRec(ESASRecConfig(timed=False), num_rows=3))
+    >>> weights["items.weight"].shape, constants
+    ((3, 64), {})
+    """
+    weights, constants = model.state_dict(), model.step_constants()
+    return _arrays(weights), _arrays(constants)
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def cache_names(num_layers: int, precision: Precision = "fp32") -> list[str]:

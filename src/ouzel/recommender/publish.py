@@ -12,18 +12,22 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ouzel.bundle.bundle import Bundle, write_bundle
 from ouzel.bundle.index import KeptLists
 from ouzel.bundle.manifest import DataRange, StatePrecision
-from ouzel.compression.export import export_graphs, export_ranker, graph_signatures
+from ouzel.compression.export import (
+    compiled_parts,
+    export_graphs,
+    export_ranker,
+    graph_signatures,
+)
 from ouzel.compression.parity import measure_parity, measure_ranker_parity
 from ouzel.compression.state_precision import choose_precision
 from ouzel.data.split import Split
 from ouzel.events.interactions import History, Interactions
 from ouzel.features.states import Precision
-from ouzel.inference.onnxruntime import CTR, RANK, Compiled, Graphs
+from ouzel.inference.onnxruntime import CTR, RANK, Graphs
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import AutomaticIndex
@@ -104,7 +108,7 @@ def export(
     if ranker is not None:
         files |= export_ranker(ranker, model.read_by_rankers(), states.chosen)
     table_ND = model.items.weight.detach().numpy().copy()
-    graphs = Graphs(files, table_ND, threads=threads, compiled=_compiled(model))
+    graphs = Graphs(files, table_ND, threads=threads, compiled=compiled_parts(model))
     by_length = np.argsort(interactions.lengths_U(), kind="stable")
     chosen = by_length[np.linspace(0, len(by_length) - 1, PARITY_HISTORIES).astype(int)]
     histories = [interactions.history(user) for user in np.unique(chosen).tolist()]
@@ -115,16 +119,6 @@ def export(
     items_NF = _item_lines(ranker, vectors_ND)
     bounds |= measure_ranker_parity(ranker, graphs, (vectors_ND, items_NF), histories)
     return Exported(model, files, graphs, vectors_ND, bounds, states, ranker, items_NF)
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def _compiled(model: SequenceEncoder) -> Compiled | None:
-    """Return what a kernel needs in place of graphs, None if there is none for such a model."""
-    constants = model.step_constants()
-    return (_arrays(model.state_dict()), _arrays(constants)) if constants else None
 
 
 def _measured_parity(
@@ -225,15 +219,15 @@ def publish(
     [0.0, 1.0, 1.0]
     """
     model = exported.model
-    weights = _arrays(model.state_dict())
+    weights, constants = compiled_parts(model)
     del weights["items.weight"]  # the input side of the table has a file of its own
     tensors: dict[str, Mapping[str, NDArray[Any]]] = {
         "inputs": {"table": exported.graphs.table_ND},
         "items": {"vectors": exported.vectors_ND},
         "weights": weights,
     }
-    if constants := model.step_constants():
-        tensors["steps"] = _arrays(constants)
+    if constants:
+        tensors["steps"] = constants
     told = dict(provenance.features)
     if exported.ranker is not None and exported.items_NF is not None:
         for_kernel = exported.ranker.kernel_weights().items()

@@ -24,7 +24,7 @@ from ouzel.evaluation.workload import Workload, cluster_centres, make_workload
 from ouzel.events.interactions import History, Interactions, from_histories
 from ouzel.events.log import EventLog
 from ouzel.features.states import Precision
-from ouzel.inference.onnxruntime import Graphs
+from ouzel.inference.onnxruntime import STEPS_FILE, Compiled, Graphs
 from ouzel.retrieval.popular import popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 
@@ -34,6 +34,10 @@ ITEMS_A_CHUNK = 250_000
 """Items imported in one transaction: the names of ten million at once would take gigabytes."""
 
 DONE = "workload.done"
+
+
+HOME_VERSION = 1
+"""Counts what the Bundle of a home holds more than it did; 1: what compiled steps read."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Origin:
     skew: float
     ranker: Mapping[str, NDArray[Any]] | None = None
     ctr: Mapping[str, NDArray[Any]] | None = None
+    compiled: Compiled | None = None
+    """What a kernel needs in place of graphs, if there is one for the model."""
 
 
 def make_home(
@@ -114,12 +120,13 @@ def random_origin(*, seed: int, states: Precision = "fp32") -> Origin:
     """
     import torch
 
-    from ouzel.compression.export import export_graphs, graph_signatures
+    from ouzel.compression.export import compiled_parts, export_graphs, graph_signatures
     from ouzel.models.sequence.esasrec import PRESETS, ESASRec
 
     torch.manual_seed(seed)
     config = PRESETS["S"]
-    graphs = export_graphs(ESASRec(config, num_rows=2), states)
+    model = ESASRec(config, num_rows=2)
+    graphs = export_graphs(model, states)
     fields = {
         "model": "ESASRec (random weights)",
         "config": dataclasses.asdict(config),
@@ -130,7 +137,7 @@ def random_origin(*, seed: int, states: Precision = "fp32") -> Origin:
         "versions": {"torch": str(torch.__version__)},
     }
     parents_PD = cluster_centres(NUM_PARENTS, config.dim, seed=seed)
-    return Origin(graphs, parents_PD, fields, skew=1.0)
+    return Origin(graphs, parents_PD, fields, skew=1.0, compiled=compiled_parts(model))
 
 
 def trained_origin(bundle: Bundle) -> Origin:
@@ -138,7 +145,7 @@ def trained_origin(bundle: Bundle) -> Origin:
 
     >>> from types import SimpleNamespace
     >>> said = dict(model="esasrec", config={}, features={}, graphs={}, seed=0, versions={})
-    >>> said["states"] = None
+    >>> said |= {"states": None, "files": {}}
     >>> arrays = {"inputs": {"table": np.ones((3, 2), np.float32)}}
     >>> manifest = SimpleNamespace(**said)
     >>> bundle = SimpleNamespace(manifest=manifest, digest="0a1b", tensors=arrays.get)
@@ -160,7 +167,10 @@ def trained_origin(bundle: Bundle) -> Origin:
     }
     ranker = bundle.tensors("ranker") if "ranker" in manifest.features else None
     ctr = bundle.tensors("ctr") if "ctr" in manifest.features else None
-    return Origin(graphs, bundle.tensors("inputs")["table"], fields, 0.0, ranker, ctr)
+    compiled = None
+    if STEPS_FILE in manifest.files:
+        compiled = bundle.tensors("weights"), bundle.tensors("steps")
+    return Origin(graphs, bundle.tensors("inputs")["table"], fields, 0.0, ranker, ctr, compiled)
 
 
 def _workload(scale: Scale, origin: Origin, seed: int) -> Workload:
@@ -211,6 +221,8 @@ def _bundle(folder: Path, log: EventLog, work: Workload, origin: Origin) -> Bund
         "popular": {"scores": popular_N, "recent": popular_N},
         "vmis": VMISkNN.fit(seen).to_tensors(),
     }
+    if origin.compiled is not None:
+        tensors["weights"], tensors["steps"] = origin.compiled
     for name, told in (("ranker", origin.ranker), ("ctr", origin.ctr)):
         if told is not None:
             lines_PF = told["items"]

@@ -19,7 +19,13 @@ import typer
 from ouzel.bundle.bundle import load_bundle
 from ouzel.bundle.manifest import FORMAT_VERSION
 from ouzel.bundle.store import BundleStore
-from ouzel.cli.benchmarking.home import Scale, make_home, random_origin, trained_origin
+from ouzel.cli.benchmarking.home import (
+    HOME_VERSION,
+    Scale,
+    make_home,
+    random_origin,
+    trained_origin,
+)
 from ouzel.cli.benchmarking.peer import BENCH, RIVALS, TUNINGS, Peer, Rival, Tuning
 from ouzel.cli.benchmarking.served import home_row
 from ouzel.cli.printing.benchmark import emit_rows, tell
@@ -206,7 +212,7 @@ def _home(scale: Scale, run: Run) -> tuple[Path, Workload]:
         bundle = load_bundle(BundleStore(run.model_from).current())
         origin, model = partial(trained_origin, bundle), bundle.digest[:16]
     # What an older Ouzel made would be brought up to date in every run, and lacks what is new.
-    formats = f"{log_schema.SCHEMA_VERSION}.{FORMAT_VERSION}"
+    formats = f"{log_schema.SCHEMA_VERSION}.{FORMAT_VERSION}.{HOME_VERSION}"
     name = f"{scale.num_items}-{scale.num_live}-{scale.num_cold}-{model}-{seed}-{formats}"
     folder = BENCH / "homes" / name
     with progress("Making the benchmark's home") as report:
