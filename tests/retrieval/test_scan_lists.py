@@ -83,8 +83,10 @@ def test_where_that_is_hidden_which_is_near_all_lists_are_read() -> None:
         found, _ = index.search(query[None], 10, hidden=[near])
         assert set(found[0].tolist()) == set(expected.tolist())
         # By chance as many are hidden anywhere: twice the lists are read, and not all.
-        assert 4 <= len(index._nearest_lists(query, rng.random(len(vectors)) < 0.5)) <= 16
-        assert len(index._nearest_lists(query, np.arange(len(vectors)) < 20)) == 4
+        half, few = rng.random(len(vectors)) < 0.5, np.arange(len(vectors)) < 20
+        assert 4 <= index._lists(query[None], [half]).ranges_from[-1] <= 16
+        # So few that the kernel chooses as if there were none.
+        assert index._lists(query[None], [few]).ranges_from[-1] == 0
 
 
 def test_what_has_changed_beside_the_engine_joins_what_was_read_again() -> None:
@@ -219,7 +221,7 @@ def _blind(index, vectors, tensors=None):
     """Lists that hold nothing but the first rows."""
     ScanIndex.__init__(index, vectors)
     index._centres_CD = np.zeros((2, 16), np.float32)
-    index._spread_C = np.zeros(2, np.float32)
+    index._reach_C = np.zeros(2, np.float32)
     index._place_rows = np.zeros(len(index._codes) * LANES, np.int32)
     index._place_rows[:200] = np.arange(200)
     index._starts_C1 = np.array([0, 4, 8])

@@ -47,7 +47,7 @@ from ouzel.retrieval.vmis import VMISkNN
 EXACT_ROWS = 4_000
 """Up to here exact search and a scan of codes take under 0.1 ms a query, either of them."""
 
-LISTS_ROWS = 300_000
+LISTS_ROWS = 50_000
 """Up to here a scan of all codes, which passes share, takes no longer than one of the nearest."""
 
 EXACT_ROWS_WITHOUT_KERNEL = 20_000

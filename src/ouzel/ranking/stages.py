@@ -28,6 +28,9 @@ SESSION = "session"
 """Source name of items that the model finds by the session items that the caller sent."""
 
 
+BRIEF_BYTES = 2 << 20
+"""A search that reads no more than that, 0.1 ms, is done before another thread would be awake."""
+
 RESERVED_MS = 50.0
 """What the state stage leaves of the time until the deadline to the stages after it."""
 
@@ -152,6 +155,8 @@ class SearchIndex(Stage):
         """Begin the search with the worker, if there is one."""
         asking = [query for query in work.queries if query.vector is not None]
         if self._worker is None or not asking or not isinstance(self.index, LiveIndex):
+            return None
+        if len(asking) * self.index.query_bytes <= BRIEF_BYTES:
             return None
         queries_BD, k, exclude, hidden = _asked(asking)
         begun = self.index.begin(queries_BD, k, exclude=exclude, hidden=hidden)

@@ -136,6 +136,12 @@ class LiveIndex:
         """Return whether a search can `begin` and go on without the caller."""
         return isinstance(self._state.engine, ScanIndex)
 
+    @property
+    def query_bytes(self) -> float:
+        """Return how many bytes a query reads, of an engine that `scans`; 0 of others."""
+        engine = self._state.engine
+        return engine.query_bytes if isinstance(engine, ScanIndex) else 0.0
+
     def add(self, rows_M: NDArray[np.int32], vectors_MD: NDArray[np.float32]) -> None:
         """Put or replace the vectors of `rows_M`; of a row given twice the last one counts.
 

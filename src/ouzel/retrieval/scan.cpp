@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -102,9 +103,11 @@ class Best {
 template <int Q, int S>
 OUZEL_VNNI void scan(const uint8_t *codes, int64_t first_block, int64_t end_block, int64_t groups,
                      const int32_t *queries, Best *best) {
-    std::vector<int32_t> packed(groups * Q);  // beside each other, what is read together
-    for (int64_t g = 0; g < groups; ++g)
-        for (int q = 0; q < Q; ++q) packed[g * Q + q] = queries[q * groups + g];
+    std::vector<int32_t> packed(Q > 1 ? groups * Q : 0);  // side by side, what is read together
+    if (Q > 1)
+        for (int64_t g = 0; g < groups; ++g)
+            for (int q = 0; q < Q; ++q) packed[g * Q + q] = queries[q * groups + g];
+    const int32_t *read = Q > 1 ? packed.data() : queries;
     int32_t marks[Q];
     for (int q = 0; q < Q; ++q) marks[q] = best[q].mark();
     const int64_t block_bytes = groups * GROUP_BYTES;
@@ -121,7 +124,7 @@ OUZEL_VNNI void scan(const uint8_t *codes, int64_t first_block, int64_t end_bloc
                 _mm_prefetch(at + AHEAD_BYTES, _MM_HINT_T0);
                 code[s] = _mm512_loadu_si512(at);
             }
-            const int32_t *query = packed.data() + g * Q;
+            const int32_t *query = read + g * Q;
             OUZEL_UNROLL for (int q = 0; q < Q; ++q)
                 OUZEL_UNROLL for (int s = 0; s < S; ++s)
                     acc[q][s] =
@@ -158,7 +161,9 @@ float inner(const float *a, const float *b, int64_t dim) {
 // (B, K), best first, ties by lower row; where fewer are found the rest stays as it is.
 // Where codes lie in lists, place_rows (blocks x 16) has the row at each place, 0 for none, and
 // query b looks at the ranges from ranges_from[b] to ranges_from[b + 1] alone: the first block of
-// each and the one behind its last, multiples of 4. Without lists both are null.
+// each and the one behind its last, multiples of 4. Who is given none reads the `probes` lists in
+// which most is to be expected: by their centres (C, D), how far they reach beyond these (C), and the
+// blocks at which they start (C + 1). Without lists all of that is null.
 struct Search {
     const uint8_t *codes;
     int64_t num_blocks;
@@ -178,7 +183,38 @@ struct Search {
     const int32_t *place_rows;
     const int64_t *ranges;
     const int64_t *ranges_from;
+    const float *centres;
+    const float *reaches;
+    const int64_t *starts;
+    int64_t num_lists;
+    int64_t probes;
 };
+
+OUZEL_VNNI float wide_inner(const float *a, const float *b, int64_t dim) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t d = 0; d < dim; d += LANES) {
+        const __mmask16 lanes = dim - d >= LANES ? 0xffff : (1u << (dim - d)) - 1;
+        sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, a + d),
+                              _mm512_maskz_loadu_ps(lanes, b + d), sum);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+using Scored = std::vector<std::pair<float, int32_t>>;
+
+// The lists that a query reads, the best first: what follows has less to beat.
+void nearest_lists(const Search &search, const float *query, Scored &lists) {
+    const float length = std::sqrt(wide_inner(query, query, search.dim));
+    lists.resize(search.num_lists);
+    for (int64_t list = 0; list < search.num_lists; ++list) {
+        const float near = wide_inner(search.centres + list * search.dim, query, search.dim);
+        lists[list] = {-(near + length * search.reaches[list]), static_cast<int32_t>(list)};
+    }
+    const auto last = lists.begin() + std::clamp<int64_t>(search.probes, 1, search.num_lists);
+    std::nth_element(lists.begin(), last - 1, lists.end());
+    std::sort(lists.begin(), last);
+    lists.erase(last, lists.end());
+}
 
 void run(const Search &search) {
     const int64_t groups = (search.dim + 3) / 4;
@@ -191,10 +227,18 @@ void run(const Search &search) {
     int64_t b = 0;
     const auto queries = [&](int64_t from) { return search.query_codes + from * groups; };
     // Each query has lists of its own, so they share no reading.
-    for (; search.ranges && b < search.num_queries; ++b)
-        for (int64_t i = search.ranges_from[b]; i < search.ranges_from[b + 1]; ++i)
+    Scored lists;
+    for (; search.place_rows && b < search.num_queries; ++b) {
+        const int64_t first = search.ranges_from[b], last = search.ranges_from[b + 1];
+        for (int64_t i = first; i < last; ++i)
             scan<1, 4>(search.codes, search.ranges[2 * i], search.ranges[2 * i + 1], groups,
                        queries(b), &best[b]);
+        if (first < last) continue;
+        nearest_lists(search, search.queries + b * search.dim, lists);
+        for (const auto &[near, list] : lists)
+            scan<1, 4>(search.codes, search.starts[list], search.starts[list + 1], groups,
+                       queries(b), &best[b]);
+    }
     for (; b + 8 <= search.num_queries; b += 8)
         scan<8, 2>(search.codes, 0, search.num_blocks, groups, queries(b), &best[b]);
     for (; b + 4 <= search.num_queries; b += 4)
@@ -302,7 +346,7 @@ int ouzel_scan_works() {
 }
 
 // Who was built for another layout of a search must not call.
-int64_t ouzel_scan_bytes() { return 3 * sizeof(Search); }
+int64_t ouzel_scan_bytes() { return 4 * sizeof(Search); }
 
 // Returns 0 if there was not enough memory.
 int ouzel_scan(const void *search) { return runs(*static_cast<const Search *>(search)); }

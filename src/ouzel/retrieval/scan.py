@@ -24,7 +24,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ SPARE = 2
 """At least this many times as many rows are scored as are asked for."""
 
 LANES = 16
-LAYOUT = 3
+LAYOUT = 4
 """Changes with what the functions of the kernel take."""
 
 _BLOCKS_AT_ONCE = 4
@@ -50,8 +50,18 @@ PLACES_AT_ONCE = LANES * _BLOCKS_AT_ONCE
 _LARGEST = 127
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
 
-Lists = tuple[NDArray[np.int32] | None, NDArray[np.int64] | None, NDArray[np.int64] | None]
-"""`place_rows`, `ranges` and `ranges_from` of `Search` in `scan.cpp`."""
+
+class Lists(NamedTuple):
+    """Where codes lie in lists, and which of these a search reads: see `Search` in `scan.cpp`."""
+
+    place_rows: NDArray[np.int32] | None = None
+    ranges: NDArray[np.int64] | None = None
+    ranges_from: NDArray[np.int64] | None = None
+    centres: NDArray[np.float32] | None = None
+    reaches: NDArray[np.float32] | None = None
+    starts: NDArray[np.int64] | None = None
+    num_lists: int = 0
+    probes: int = 0
 
 
 class ScanIndex:
@@ -107,6 +117,11 @@ class ScanIndex:
         return self._vectors_ND
 
     @property
+    def query_bytes(self) -> float:
+        """Return how many bytes a query reads before it scores anything exactly."""
+        return float(self._codes.nbytes)
+
+    @property
     def most_effort(self) -> int:
         """Return the most rows worth scoring exactly."""
         return most_candidates(len(self))
@@ -160,25 +175,27 @@ class ScanIndex:
         scores_BK = np.full((count, k), -np.inf, np.float32)
         lists = self._lists(queries_BD, masks)
         arguments = _Arguments(
-            self._codes.ctypes.data,
+            _at(self._codes),
             len(self._codes),
-            self._vectors_ND.ctypes.data,
+            _at(self._vectors_ND),
             num_rows,
             dim,
-            queries_BD.ctypes.data,
-            codes.ctypes.data,
+            _at(queries_BD),
+            _at(codes),
             count,
-            banned_F.ctypes.data,
-            ends.ctypes.data,
-            addresses.ctypes.data,
+            _at(banned_F),
+            _at(ends),
+            _at(addresses),
             min(num_rows, self._width(k)),
             k,
-            rows_BK.ctypes.data,
-            scores_BK.ctypes.data,
-            *(0 if array is None else array.ctypes.data for array in lists),
+            _at(rows_BK),
+            _at(scores_BK),
+            *(0 if array is None else _at(array) for array in lists[:-2]),
+            lists.num_lists,
+            lists.probes,
         )
         read = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, addresses, masks)
-        return BegunScan(rows_BK, scores_BK, _address(), arguments, (*read, *lists))
+        return BegunScan(rows_BK, scores_BK, _address(), arguments, (*read, *lists[:-2]))
 
     def _width(self, k: int) -> int:
         """Return how many rows to score exactly for a list of k."""
@@ -186,7 +203,7 @@ class ScanIndex:
 
     def _lists(self, queries_BD: NDArray[np.float32], masks: Hidden) -> Lists:
         """Return the row at each place of the codes, and which places each query looks at."""
-        return None, None, None
+        return Lists()
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a row, None if there is no such row."""
@@ -219,6 +236,11 @@ class _Arguments(ctypes.Structure):
         ("place_rows", ctypes.c_void_p),
         ("ranges", ctypes.c_void_p),
         ("ranges_from", ctypes.c_void_p),
+        ("centres", ctypes.c_void_p),
+        ("reaches", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("num_lists", ctypes.c_int64),
+        ("probes", ctypes.c_int64),
     )
 
 
@@ -438,7 +460,13 @@ def _addresses(masks: Hidden, num_rows: int) -> NDArray[np.uintp]:
     for mask in masks:
         if mask is not None and len(mask) < num_rows:
             raise ValueError(f"a mask has {len(mask)} rows: give one for each of {num_rows}")
-    return np.array([0 if mask is None else mask.ctypes.data for mask in masks], np.uintp)
+    return np.array([0 if mask is None else _at(mask) for mask in masks], np.uintp)
+
+
+def _at(array: NDArray[Any]) -> int:
+    # A third of the time that `array.ctypes.data` takes.
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _unit(vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -120,6 +120,8 @@ class ScanListsIndex(ScanIndex):
             )
             shape = len(self._place_rows), self._vectors_ND.shape[1]
             self._scale_D, self._codes = kept_codes(tensors, shape)
+        self._reach_C = np.float32(SPREADS) * self._spread_C
+        self._starts_C1 = np.ascontiguousarray(self._starts_C1, np.int64)
         self.effort = FIRST_PROBES
         self.recall = float("nan")
 
@@ -131,6 +133,12 @@ class ScanListsIndex(ScanIndex):
         enough = FEW_LISTS * POINTS_A_CENTRE
         few = f"there are {num_rows - 1} vectors and {enough} are needed"
         return "" if num_rows > enough else few
+
+    @property
+    def query_bytes(self) -> float:
+        """Return how many bytes a query reads before it scores anything exactly."""
+        lists = len(self._centres_CD)
+        return self._codes.nbytes * min(1.0, self.effort / lists) + self._centres_CD.nbytes
 
     @property
     def most_effort(self) -> int:
@@ -188,31 +196,40 @@ class ScanListsIndex(ScanIndex):
         return max(CANDIDATES, SPARE * k)
 
     def _lists(self, queries_BD: NDArray[np.float32], masks: Hidden) -> Lists:
-        """Return the ranges of the lists that each query reads."""
+        """Return which lists each query reads: the kernel finds them, but where much is hidden."""
         ranges, ends = [np.zeros((0, 2), np.int64)], [0]
         for query_D, mask in zip(queries_BD, masks, strict=True):
-            chosen = self._nearest_lists(query_D, mask)
-            ranges.append(np.stack([self._starts_C1[chosen], self._starts_C1[chosen + 1]], axis=1))
-            ends.append(ends[-1] + len(chosen))
-        return self._place_rows, np.concatenate(ranges), np.array(ends, np.int64)
+            ends.append(ends[-1])
+            hidden = 0.0 if mask is None else np.count_nonzero(mask) / len(mask)
+            if mask is not None and hidden >= FEW_HIDDEN:
+                chosen = self._lists_with_mask(query_D, mask, hidden)
+                starts = self._starts_C1
+                ranges.append(np.stack([starts[chosen], starts[chosen + 1]], axis=1))
+                ends[-1] += len(chosen)
+        return Lists(
+            self._place_rows,
+            np.concatenate(ranges),
+            np.array(ends, np.int64),
+            self._centres_CD,
+            self._reach_C,
+            self._starts_C1,
+            len(self._centres_CD),
+            self.effort,
+        )
 
-    def _nearest_lists(
-        self, query_D: NDArray[np.float32], mask: NDArray[np.bool_] | None
+    def _lists_with_mask(
+        self, query_D: NDArray[np.float32], mask: NDArray[np.bool_], hidden: float
     ) -> NDArray[np.int64]:
-        """Return the `effort` nearest lists, the best first: what follows has less to beat.
+        """Return the nearest lists, the best first, where the share `hidden` of all is masked.
 
-        More of them where they hold too little that may be seen, and all where that is hidden
-        which is near: what is left may lie anywhere.
+        As many as `effort`, more of them where they hold too little that may be seen, and all where
+        that is hidden which is near: what is left may lie anywhere.
         """
         lists = len(self._centres_CD)
         # One query at a time: a product of several may round in another way.
         scores_C = self._centres_CD @ query_D
-        scores_C += SPREADS * float(np.linalg.norm(query_D)) * self._spread_C
+        scores_C += float(np.linalg.norm(query_D)) * self._reach_C
         probes = min(self.effort, lists)
-        hidden = 0.0 if mask is None else np.count_nonzero(mask) / len(mask)
-        if mask is None or hidden < FEW_HIDDEN:
-            chosen = np.argpartition(-scores_C, probes - 1)[:probes]
-            return chosen[np.argsort(-scores_C[chosen], kind="stable")]
         nearest_C = np.argsort(-scores_C, kind="stable")
         wanted = probes * len(self) / lists
         shown = self._shown(nearest_C[:probes], mask)
