@@ -43,6 +43,9 @@ from ouzel.serving.writer import LogWriter, Written
 
 logger = logging.getLogger(__name__)
 
+COLLECT_AFTER = (50_000, 20, 50)
+"""Thresholds of Python's collector. With its own it goes over all visitors every few seconds."""
+
 AUDIT_SECONDS = 5.0
 """How often the state of one live user is compared with a full re-encode."""
 
@@ -152,6 +155,7 @@ class Engine:
         gc.collect()
         # What lives now lives as long as the server: the collector need not visit it again.
         gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         self._audits = asyncio.get_running_loop().create_task(self._audit_forever())
         self.ready = True
 
