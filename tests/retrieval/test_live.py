@@ -14,7 +14,8 @@ from ouzel.retrieval import live
 from ouzel.retrieval.engines import like
 from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.live import LiveIndex
-from ouzel.retrieval.scan import ScanIndex, ScanWorker
+from ouzel.retrieval.scan import ScanIndex
+from ouzel.retrieval.scan_worker import ScanWorker
 from tests.retrieval.every import EVERY
 
 NUM_ROWS, DIM = 1501, 8

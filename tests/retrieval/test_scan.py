@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from ouzel.cli.machine import cpu_flags
 from ouzel.retrieval import scan
-from ouzel.retrieval.scan import ScanIndex, ScanWorker, query_codes
+from ouzel.retrieval.scan import ScanIndex, query_codes
+from ouzel.retrieval.scan_worker import ScanWorker
 
 no_kernel = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
 

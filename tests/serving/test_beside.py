@@ -7,8 +7,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from ouzel.ranking import assembly
+from ouzel.ranking import assembly, stages
+from ouzel.ranking.pipeline import Work
 from ouzel.retrieval.scan import ScanIndex
+from ouzel.retrieval.types import Candidates, Query
 from ouzel.serving.answers import MAX_UNDER_WAY
 from ouzel.serving.child import core_numbers
 from ouzel.serving.home import open_home
@@ -26,6 +28,8 @@ USERS = [f"u{number}" for number in range(6)]
 def engine(tmp_path, monkeypatch):
     # Every vector of a tiny catalogue is a candidate: recall is enough whatever the codes.
     monkeypatch.setattr(assembly, "EXACT_ROWS", 0)
+    # And no search is so brief that the loop does it.
+    monkeypatch.setattr(stages, "BRIEF_BYTES", 0)
     monkeypatch.setattr("ouzel.events.clock.now_ms", lambda: 10**12)
     write_home(tmp_path / "home")
     return open_home(tmp_path / "home", state_bytes=1 << 20)
@@ -49,6 +53,19 @@ def test_a_crowd_is_answered_beside_the_loop_as_one_by_one_in_it(engine):
     crowd, alone = in_service(engine, work)
     assert crowd == alone
     assert {degraded for _, _, degraded in crowd} == {None}
+
+
+def test_a_brief_search_stays_in_the_loop(engine, monkeypatch):
+    """One that reads so little is done before another thread would be awake."""
+    stage = next(s for s in engine.answers.pipeline.stages if isinstance(s, stages.SearchIndex))
+    vectors = np.ones((3, stage.index.engine.vectors_ND.shape[1]), np.float32)
+    queries = [Query(k=5, now_ms=0).with_vector(vector) for vector in vectors]
+    work = Work(tuple(queries), tuple(Candidates.empty() for _ in queries))
+    assert stage.begin(work, lambda: None) is not None
+    monkeypatch.setattr(stages, "BRIEF_BYTES", 3 * stage.index.query_bytes)
+    assert stage.begin(work, lambda: None) is None
+    more = Work((*work.queries, queries[0]), (*work.found, Candidates.empty()))
+    assert stage.begin(more, lambda: None) is not None
 
 
 def test_vectors_that_change_under_load_are_in_the_very_next_answers(engine):

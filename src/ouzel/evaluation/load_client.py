@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
             self._buffer = data
             return
         head = data[:head_end].lower()
-        status, length = _read_head(head)
+        status, length = read_head(head)
         if status == MALFORMED or self.request == IDLE:
             self.abort()
         elif len(data) < head_end + 4 + length:
@@ -94,8 +94,12 @@ class Connection(asyncio.Protocol):
             self._on_answer(self, status, data.find(DEGRADED, head_end) >= 0)
 
 
-def _read_head(head: bytes) -> tuple[int, int]:
-    """Return status and body length of a lower-case head, MALFORMED if it is not understood."""
+def read_head(head: bytes) -> tuple[int, int]:
+    """Return status and body length of a lower-case head, MALFORMED if it is not understood.
+
+    >>> read_head(b"http/1.1 200 ok\\r\\ncontent-length: 5")
+    (200, 5)
+    """
     status = head[9:12]
     if not head.startswith(b"http/1.1 ") or not status.isdigit():
         return MALFORMED, 0

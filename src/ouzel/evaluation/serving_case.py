@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from ouzel.evaluation.load import TRIES, others_next, run_load, sustained
+from ouzel.evaluation.load_client import read_head
 from ouzel.evaluation.load_process import process_use
 from ouzel.evaluation.load_result import LoadResult
 from ouzel.evaluation.load_spec import LoadSpec
@@ -32,6 +35,11 @@ EVENT_ITEMS = 5_000
 """Items that events of a run are about, drawn over the whole catalogue."""
 
 Row = dict[str, Any]
+
+_HEAD = (
+    b"POST /v1/recommend HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +81,26 @@ def warm(port: int, user_ids: Sequence[str]) -> None:
 def unloaded_ms(port: int, user_ids: Sequence[str]) -> tuple[float, float]:
     """Return p50 and p99 in ms of one connection that asks back to back, nothing else running.
 
+    From the first byte sent until the last is read, on a bare socket: Python's HTTP client takes
+    0.3 ms of its own.
+
+    Raises:
+        ValueError: the server refuses.
+
     >>> from unittest.mock import patch
-    >>> with patch("ouzel.evaluation.serving_case._ask"):  # stands for a server that answers
-    ...     p50_ms, p99_ms = unloaded_ms(8000, ["u0", "u1"])
+    >>> with patch("ouzel.evaluation.serving_case._ask_bare"), patch("socket.create_connection"):
+    ...     p50_ms, p99_ms = unloaded_ms(8000, ["u0", "u1"])  # a server that answers at once
     >>> 0 <= p50_ms <= p99_ms
     True
     """
     taken_ms = []
-    with _connected(port) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60.0) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for user_id in user_ids[:UNLOADED_REQUESTS]:
+            body = json.dumps({"user_id": user_id, "n": 10}).encode()
+            request = _HEAD % len(body) + body
             began = time.perf_counter()
-            _ask(connection, user_id)
+            _ask_bare(connection, request)
             taken_ms.append(1000 * (time.perf_counter() - began))
     return float(np.percentile(taken_ms, 50)), float(np.percentile(taken_ms, 99))
 
@@ -277,6 +294,20 @@ def visible_row(spec: LoadSpec, effort: Effort) -> Row:
 
 def _connected(port: int) -> closing[http.client.HTTPConnection]:
     return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60.0))
+
+
+def _ask_bare(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(request)
+    head, body, wanted = b"", b"", None
+    while wanted is None or len(body) < wanted:
+        if not (data := connection.recv(1 << 16)):
+            raise ValueError("the server hung up: see what it says")
+        body += data
+        if wanted is None and b"\r\n\r\n" in body:
+            head, _, body = body.partition(b"\r\n\r\n")
+            status, wanted = read_head(head.lower())
+    if status != HTTPStatus.OK:
+        raise ValueError(f"the server answered {status}: {body[:300]!r}")
 
 
 def _ask(connection: http.client.HTTPConnection, user_id: str) -> None:

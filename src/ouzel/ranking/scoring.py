@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ouzel.inference.ranking import NO_VECTOR, Asking, Stored
 from ouzel.inference.target_attention import BegunRanking
 from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
-from ouzel.retrieval.scan import ScanWorker
+from ouzel.retrieval.scan_worker import ScanWorker
 from ouzel.retrieval.types import Candidates, Query
 
 BREADTH = 500

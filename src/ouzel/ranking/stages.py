@@ -18,7 +18,7 @@ from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
 from ouzel.retrieval.index import Excluded, Hidden, Search
 from ouzel.retrieval.live import LiveIndex
-from ouzel.retrieval.scan import ScanWorker
+from ouzel.retrieval.scan_worker import ScanWorker
 from ouzel.retrieval.types import Candidates, Query, Source, among, visible
 
 SEQUENCE = "sequence"

@@ -22,7 +22,7 @@ from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.scoring import RankCandidates
 from ouzel.ranking.stages import SearchIndex
-from ouzel.retrieval.scan import ScanWorker
+from ouzel.retrieval.scan_worker import ScanWorker
 from ouzel.retrieval.trending import TrendingSource
 from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
