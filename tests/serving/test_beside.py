@@ -61,11 +61,14 @@ def test_a_brief_search_stays_in_the_loop(engine, monkeypatch):
     vectors = np.ones((3, stage.index.engine.vectors_ND.shape[1]), np.float32)
     queries = [Query(k=5, now_ms=0).with_vector(vector) for vector in vectors]
     work = Work(tuple(queries), tuple(Candidates.empty() for _ in queries))
-    assert stage.begin(work, lambda: None) is not None
-    monkeypatch.setattr(stages, "BRIEF_BYTES", 3 * stage.index.query_bytes)
-    assert stage.begin(work, lambda: None) is None
     more = Work((*work.queries, queries[0]), (*work.found, Candidates.empty()))
-    assert stage.begin(more, lambda: None) is not None
+
+    async def begun():
+        beside = [stage.begin(work, lambda: None) is not None]
+        monkeypatch.setattr(stages, "BRIEF_BYTES", 3 * stage.index.query_bytes)
+        return [*beside, *(stage.begin(one, lambda: None) is not None for one in (work, more))]
+
+    assert in_service(engine, begun) == [True, False, True]
 
 
 def test_vectors_that_change_under_load_are_in_the_very_next_answers(engine):

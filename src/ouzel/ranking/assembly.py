@@ -59,8 +59,9 @@ SCANNED_ROWS = 3_000_000
 RECALL = 0.99
 """What is enough of the best 10."""
 
-RECALL_AT_100 = 0.99
-"""Above `LISTS_ROWS`, of the best 100: lists are seldom poor at ten and good at a hundred."""
+RECALL_AT_100 = 0.993
+"""Above `LISTS_ROWS`, of the best 100: lists are seldom poor at ten and good at a hundred. Others
+than the samples then have 0.99."""
 
 RECALL_OF_MANY = 0.975
 """The same above `SCANNED_ROWS`."""
