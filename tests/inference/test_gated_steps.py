@@ -11,6 +11,7 @@ import torch
 
 from ouzel.cli.machine import cpu_flags
 from ouzel.compression.export import compiled_parts, export_graphs
+from ouzel.features.batches import PaddedHistories
 from ouzel.inference import gated_steps
 from ouzel.inference.gated_steps import FEW, GatedSteps
 from ouzel.inference.onnxruntime import Graphs
@@ -117,6 +118,8 @@ def test_it_appends_as_the_graph_does(case: Case) -> None:
 @pytest.mark.parametrize("config", SHAPES[1:], ids=str)
 def test_other_sizes_give_their_numbers_too(config: ESASRecConfig) -> None:
     case = Case(config)
+    # Heads of 8 fill no register: their histories are left to the graph.
+    assert not case.steps.encodes
     np.testing.assert_allclose(
         case.steps.query(**case.asked), case.graphs.query(**case.asked), atol=3e-5
     )
@@ -126,6 +129,78 @@ def test_other_sizes_give_their_numbers_too(config: ESASRecConfig) -> None:
         strict=True,
     ):
         np.testing.assert_allclose(array, other, atol=1e-5)
+
+
+def padded(config: ESASRecConfig, rng: np.random.Generator) -> tuple[PaddedHistories, np.ndarray]:
+    """Return histories of all lengths that matter, with events before some of them."""
+    field = config.receptive_field
+    lengths = [1, 2, 15, 16, 17, config.window, config.window + 1, 33, 70, field]
+    rows_BL = np.zeros((len(lengths), max(lengths)), np.int64)
+    times_BL = np.zeros_like(rows_BL)
+    for line, length in enumerate(lengths):
+        rows_BL[line, :length] = rng.integers(1, ROWS, length)
+        times_BL[line, :length] = NOW_MS + np.cumsum(rng.integers(0, 10**8, length))
+    start_B = np.array([0, 5, 0, 4000, 0, 1, 2, 3, 0, 9])
+    return PaddedHistories(rows_BL, times_BL, np.array(lengths)), start_B
+
+
+def check_encoded(case: Case, config: ESASRecConfig) -> None:
+    histories, start_B = padded(config, np.random.default_rng(4))
+    expected = case.graphs.encode(histories, start_B)
+    found = case.steps.encode(
+        rows_BL=histories.rows_BL,
+        times_BL=histories.times_BL,
+        length_B=histories.length_B,
+        start_B=start_B,
+        table_ND=case.table_ND,
+    )
+    real_BL = np.arange(histories.rows_BL.shape[1]) < histories.length_B[:, None]
+    for array, other in zip(found[:-1], expected[:-1], strict=True):
+        assert array.dtype == other.dtype and array.shape == other.shape
+        ours, theirs = array[real_BL].astype(np.float64), other[real_BL].astype(np.float64)
+        if other.dtype == np.float32:
+            # Where a key was rounded another way, what reads it differs by a part of that step.
+            share = (np.abs(ours - theirs) <= 1e-4).mean()
+            assert share == 1.0 if case.graphs.shape.precision == "fp32" else share > 0.98
+            continue
+        step = 1 if other.dtype == np.int8 else 2 * np.spacing(np.abs(other[real_BL]))
+        assert (np.abs(ours - theirs) <= step).mean() > 0.999 and (ours == theirs).mean() > 0.97
+    np.testing.assert_allclose(found[-1], expected[-1], atol=2e-2 if len(found) > 5 else 5e-3)
+
+
+@no_kernel
+def test_it_encodes_as_the_graph_does(case: Case) -> None:
+    check_encoded(case, CONFIG)
+
+
+@no_kernel
+def test_a_history_is_encoded_alike_in_any_company(case: Case) -> None:
+    histories, start_B = padded(CONFIG, np.random.default_rng(4))
+    given = {"table_ND": case.table_ND, "start_B": start_B, "length_B": histories.length_B}
+    given |= {"rows_BL": histories.rows_BL, "times_BL": histories.times_BL}
+    together = case.steps.encode(**given)
+    for line, length in enumerate(histories.length_B.tolist()):
+        alone = few_of(given, slice(line, line + 1))
+        alone |= {name: given[name][line : line + 1, :length] for name in ("rows_BL", "times_BL")}
+        for array, other in zip(case.steps.encode(**alone), together, strict=True):
+            cut = (
+                other[line : line + 1]
+                if other.ndim == 2 and other is together[-1]
+                else (other[line : line + 1, :length])
+            )
+            np.testing.assert_array_equal(array, cut)
+
+
+@no_kernel
+@pytest.mark.parametrize(("name", "wrong"), [("rows_BL", ROWS), ("rows_BL", -1), ("length_B", 0)])
+def test_a_history_that_cannot_be_read_is_refused(case: Case, name: str, wrong: int) -> None:
+    histories, start_B = padded(CONFIG, np.random.default_rng(4))
+    given = {"table_ND": case.table_ND, "start_B": start_B, "length_B": histories.length_B}
+    given |= {"rows_BL": histories.rows_BL, "times_BL": histories.times_BL}
+    spoilt = given[name].copy()
+    spoilt[(3, 4)[: spoilt.ndim]] = wrong
+    with pytest.raises(ValueError, match="no row of the table"):
+        case.steps.encode(**{**given, name: spoilt})
 
 
 @no_kernel

@@ -11,7 +11,7 @@ import pytest
 from ouzel import Recommender
 from ouzel.data.split import leave_one_out
 from ouzel.evaluation.baselines import vmis_scorer
-from ouzel.evaluation.blended import blended_scorer, parts_with
+from ouzel.evaluation.blended import blended_scorer, parts_with, unions_of
 from ouzel.evaluation.protocol import evaluate
 from ouzel.events.interactions import History, from_histories
 from ouzel.ranking.blending import BLENDED, Blender
@@ -84,6 +84,23 @@ def test_a_blend_that_is_no_better_is_left_out_and_it_is_said() -> None:
 
     assert learned_blend(oracle, split, seed=0, progress=told) is None
     assert "not better and is left out: NDCG@10" in told.texts[-1]
+
+
+def test_a_list_that_all_share_is_that_of_each() -> None:
+    """What is popular is sorted once and not for every history: with the same outcome."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 9, 400).astype(np.float32)
+    scores[scores < 0] = -np.inf
+    histories = [
+        History(rng.integers(1, 400, length).astype(np.int32), np.arange(length))
+        for length in (1, 7, 150, 1500)
+    ]
+    shared = np.broadcast_to(scores, (len(histories), len(scores)))
+    once, each = (list(unions_of([array], histories)) for array in (shared, shared.copy()))
+    for ours, theirs in zip(once, each, strict=True):
+        for array, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(array, other)
+    assert len(once[0][0]) == 100 > len(once[-1][0])
 
 
 def test_a_blend_that_hardly_gains_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from ouzel.evaluation.baselines import vmis_scorer
 from ouzel.evaluation.metrics import unseen_scores
 from ouzel.evaluation.protocol import Scorer
 from ouzel.events.interactions import History, Interactions
-from ouzel.ranking.blending import BLENDED, BREADTH, Blender, ranks_of, union_of
+from ouzel.ranking.blending import BLENDED, BREADTH, Blender, Ordered, ranks_of, union_of
 from ouzel.ranking.fusion import fused_scores
 from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_popular_scores
 from ouzel.retrieval.topk import top_k
@@ -68,12 +68,26 @@ def unions_of(scores_SBN: Sequence[NDArray[np.float32]], histories: list[History
     [[2]]
     """
     seen = [history.rows for history in histories]
-    masked_SBN = [unseen_scores(scores_BN, seen) for scores_BN in scores_SBN]
-    for line in range(len(histories)):
-        best = [top_k(masked_BN[line], BREADTH) for masked_BN in masked_SBN]
-        pairs = zip(best, masked_SBN, strict=True)
-        lists = [(best_K, masked_BN[line, best_K]) for best_K, masked_BN in pairs]
-        yield union_of(lists if len(best[0]) else [(rows[:0], told[:0]) for rows, told in lists])
+    for lists in zip(*(_best_unseen(scores_BN, seen) for scores_BN in scores_SBN), strict=True):
+        known = len(lists[0][0]) > 0
+        yield union_of(lists if known else [(rows[:0], told[:0]) for rows, told in lists])
+
+
+def _best_unseen(
+    scores_BN: NDArray[np.float32], seen: Sequence[NDArray[np.int32]]
+) -> Iterator[Ordered]:
+    """Yield of each history the best unseen rows and their scores."""
+    if scores_BN.strides[0]:
+        for masked_N in unseen_scores(scores_BN, seen):
+            best_K = top_k(masked_N, BREADTH)
+            yield best_K, masked_N[best_K]
+        return
+    # The same for all: sorted once, as far as anybody may have to look.
+    longest = max(map(len, seen), default=0)
+    order_M = top_k(scores_BN[0], BREADTH + longest + 1) if len(seen) else np.empty(0, np.int64)
+    for rows in seen:
+        best_K = order_M[(order_M > 0) & ~np.isin(order_M, rows)][:BREADTH]
+        yield best_K, scores_BN[0, best_K]
 
 
 def blended_scorer(parts: Parts, blender: Blender) -> Scorer:

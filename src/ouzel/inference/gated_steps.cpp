@@ -1,4 +1,4 @@
-// `append` and `query` of the gated transformer (`models/sequence/esasrec.py`) for a few users.
+// `encode`, `append` and `query` of the gated transformer (`models/sequence/esasrec.py`) for a few users.
 //
 // A graph takes 80 to 90 nodes for what is 0.3 million multiply-adds, and copies the rings of its users
 // first. Here they are read where they lie, and the weights from the nearest cache. Everything is float32
@@ -320,6 +320,94 @@ OUZEL_AVX512 void append(const Model &model, const Event &event, int64_t start, 
     std::copy(x, x + rows * dim, last + start * dim);
 }
 
+struct History {
+    const int64_t *rows;
+    const int64_t *times;
+    int64_t length;
+    int64_t start;  // events before the first one
+};
+
+// Each event reads itself and the `window` - 1 before it: queries and `read` (L, D), keys and values
+// side by side (L, 2 D). A few queries at a time, so that their logits stay in the nearest caches.
+OUZEL_AVX512 void attend_all(const Model &model, const float *queries, const float *both,
+                             int64_t length, float *read, Room &room) {
+    const int64_t dim = model.dim, size = dim / model.heads, length_up = padded(length);
+    const float root = 1.0f / std::sqrt(static_cast<float>(size));
+    const int64_t line = length_up + 2 * LANES;
+    float *turned = room.take(size * length_up), *logits = room.take(AT_ONCE * line);
+    for (int64_t h = 0; h < model.heads; ++h) {
+        const float *keys = both + h * size, *values = keys + dim;
+        for (int64_t e = 0; e < size; ++e) {
+            float *to = turned + e * length_up;
+            for (int64_t i = 0; i < length; ++i) to[i] = keys[i * 2 * dim + e] * root;
+            std::fill(to + length, to + length_up, 0.0f);
+        }
+        for (int64_t from = 0; from < length; from += AT_ONCE) {
+            const int64_t to = std::min(from + AT_ONCE, length);
+            const int64_t oldest = std::max<int64_t>(from - model.window + 1, 0) / LANES * LANES;
+            product<false>(queries + from * dim + h * size, dim, to - from, turned + oldest,
+                           length_up, padded(to - oldest), logits, line, size);
+            float sums[AT_ONCE];
+            for (int64_t i = from; i < to; ++i) {
+                float *row = logits + (i - from) * line;
+                const int64_t first = std::max<int64_t>(i - model.window + 1, 0) - oldest;
+                std::fill(row, row + first, 0.0f);
+                sums[i - from] = weigh(row + first, i + 1 - oldest - first);
+                std::fill(row + i + 1 - oldest, row + to - oldest, 0.0f);
+            }
+            product<false>(logits, line, to - from, values + oldest * 2 * dim, 2 * dim, size,
+                           read + from * dim + h * size, dim, to - oldest);
+            for (int64_t i = from; i < to; ++i)
+                for (int64_t e = 0; e < size; ++e) read[i * dim + h * size + e] /= sums[i - from];
+        }
+    }
+}
+
+// Writes the rows of one history, from place `at` on, into `fresh`.
+OUZEL_AVX512 void encode(const Model &model, const History &history, int64_t at,
+                         const float *table, const Fresh *fresh, float *last, Room &room) {
+    const int64_t dim = model.dim, size = dim / model.heads, pairs = size / 2;
+    const int64_t length = history.length;
+    float *x = room.take(length * dim), *norm = room.take(length * dim);
+    float *both = room.take(length * 2 * dim), *query = room.take(length * dim);
+    float *read = room.take(length * dim);
+    float *cosines = room.take(length * pairs), *sines = room.take(length * pairs);
+    const Angles angles{cosines, sines};
+    for (int64_t i = 0; i < length; ++i) {
+        const int64_t position = history.start + i;
+        angles_of(model, &position, history.times + i, 1, cosines + i * pairs, sines + i * pairs);
+    }
+    const auto root = static_cast<float>(std::sqrt(static_cast<double>(dim)));
+    for (int64_t i = 0; i < length; ++i)
+        for (int64_t d = 0; d < dim; ++d) x[i * dim + d] = table[history.rows[i] * dim + d] * root;
+    const size_t mark = room.mark();
+    for (int64_t layer = 0; layer < model.layers; ++layer) {
+        const Block &block = model.blocks[layer];
+        normed(x, length, dim, block.attention_norm, norm);
+        linear(norm, length, dim, block.key_value, block.key_value_bias, 2 * dim, both);
+        rotate(model, both, 2 * dim, length, angles);
+        const Fresh &to = fresh[layer];
+        for (int64_t i = 0; i < length; ++i)
+            for (int64_t h = 0; h < model.heads; ++h) {
+                float *key = both + i * 2 * dim + h * size;
+                const int64_t place = (at + i) * model.heads + h;
+                keep(key, size, model.precision, to.keys, to.key_scales, place);
+                keep(key + dim, size, model.precision, to.values, to.value_scales, place);
+            }
+        if (layer == model.layers - 1) break;
+        linear(norm, length, dim, block.query, block.query_bias, dim, query);
+        rotate(model, query, dim, length, angles);
+        attend_all(model, query, both, length, read, room);
+        for (int64_t from = 0; from < length; from += AT_ONCE) {
+            room.back(mark);
+            finish(model, block, read + from * dim, x + from * dim,
+                   std::min(AT_ONCE, length - from), room);
+        }
+        room.back(mark);
+    }
+    std::copy(x + (length - 1) * dim, x + length * dim, last);
+}
+
 struct Request {
     const int64_t *nows;
     const int64_t *lengths;
@@ -381,9 +469,9 @@ extern "C" {
 int ouzel_steps_work() { return has_avx512(); }
 
 // Who was built for other layouts must not call.
-int64_t ouzel_steps_bytes() { return 1000 * sizeof(Model) + sizeof(Block); }
+int64_t ouzel_steps_bytes() { return 1001 * sizeof(Model) + sizeof(Block); }
 
-// Both return 1 when done, 0 if there was not enough memory, -1 if a row or a slot is not there.
+// All return 1 when done, 0 if there was not enough memory, -1 if a row or a slot is not there.
 int ouzel_append(const void *given, int64_t count, int64_t num_rows, int64_t num_slots,
                  const int64_t *rows, const int64_t *times, const int64_t *lengths,
                  const int64_t *slots, const float *table, const void *rings, const void *fresh,
@@ -397,6 +485,29 @@ int ouzel_append(const void *given, int64_t count, int64_t num_rows, int64_t num
             append(model, Event{rows, times, lengths, slots}, start,
                    std::min(AT_ONCE, count - start), table, static_cast<const Rings *>(rings),
                    static_cast<const Fresh *>(fresh), last, room);
+        }
+        return 1;
+    } catch (...) {
+        return 0;
+    }
+}
+
+// Of each history (B, L) the first lengths[b] events count.
+int ouzel_encode(const void *given, int64_t count, int64_t longest, int64_t num_rows,
+                 const int64_t *rows, const int64_t *times, const int64_t *lengths,
+                 const int64_t *starts, const float *table, const void *fresh, float *last) {
+    thread_local Room room;
+    const auto &model = *static_cast<const Model *>(given);
+    for (int64_t b = 0; b < count; ++b)
+        if (lengths[b] < 1 || lengths[b] > longest ||
+            !within(rows + b * longest, lengths[b], num_rows))
+            return -1;
+    try {
+        for (int64_t b = 0; b < count; ++b) {
+            room.reset();
+            const int64_t at = b * longest;
+            encode(model, History{rows + at, times + at, lengths[b], starts[b]}, at, table,
+                   static_cast<const Fresh *>(fresh), last + b * model.dim, room);
         }
         return 1;
     } catch (...) {

@@ -1,4 +1,4 @@
-"""`append` and `query` of the gated transformer in compiled code: the numbers of its graphs.
+"""Steps of the gated transformer in compiled code: `encode`, `append` and `query` of its graphs.
 
 For one user a graph is 80 to 90 nodes of about a microsecond each, and copies the rings it reads;
 the kernel (`gated_steps.cpp`) reads them where they lie. It is built when Ouzel is installed, if
@@ -117,6 +117,45 @@ class GatedSteps:
         told = constants.keys() >= CONSTANTS and cls.work() and _fits(shape, weights)
         return cls(shape, weights, constants) if told else None
 
+    @property
+    def encodes(self) -> bool:
+        """Return whether heads fill registers, as `encode` needs it."""
+        return self._shape.head_size % LANES == 0
+
+    def encode(
+        self,
+        *,
+        rows_BL: Array,
+        times_BL: Array,
+        length_B: Array,
+        start_B: Array,
+        table_ND: NDArray[np.float32],
+    ) -> list[Array]:
+        """Return what `Graphs.encode` does, zeros behind the end of a history.
+
+        Raises:
+            ValueError: a history is empty, or a row is not there.
+            MemoryError: there is not enough memory.
+        """
+        count, longest = rows_BL.shape
+        fresh = self._fresh(count, longest)
+        last_BD = np.empty((count, self._shape.dim), np.float32)
+        into = _layers(fresh, self._shape)
+        given = [_longs(array) for array in (rows_BL, times_BL, length_B, start_B)]
+        self._check(
+            self._letting_go.ouzel_encode(
+                ctypes.addressof(self._model),
+                count,
+                longest,
+                len(table_ND),
+                *(_address(array) for array in given),
+                _address(table_ND),
+                ctypes.addressof(into),
+                _address(last_BD),
+            )
+        )
+        return [*fresh, last_BD]
+
     def append(
         self,
         *,
@@ -133,12 +172,8 @@ class GatedSteps:
             ValueError: a row or a slot is not there.
             MemoryError: there is not enough memory.
         """
-        count, heads, size = len(slot_B), self._shape.num_heads, self._shape.head_size
-        fresh: list[Array] = []
-        for _ in range(2 * self._shape.num_layers):
-            fresh.append(np.empty((count, heads, size), _TYPES[self._shape.precision]))
-            if self._shape.precision == "int8":
-                fresh.append(np.empty((count, heads), np.float32))
+        count = len(slot_B)
+        fresh = self._fresh(count)
         last_BD = np.empty((count, self._shape.dim), np.float32)
         into = _layers(fresh, self._shape)
         given = [_longs(array) for array in (row_B, time_B, length_B, slot_B)]
@@ -191,6 +226,20 @@ class GatedSteps:
             )
         )
         return vectors_BD
+
+    def _fresh(self, *counts: int) -> list[Array]:
+        """Return room for the keys and values of so many events in all layers."""
+        heads, size, precision = (
+            self._shape.num_heads,
+            self._shape.head_size,
+            self._shape.precision,
+        )
+        fresh: list[Array] = []
+        for _ in range(2 * self._shape.num_layers):
+            fresh.append(np.zeros((*counts, heads, size), _TYPES[precision]))
+            if precision == "int8":
+                fresh.append(np.zeros((*counts, heads), np.float32))
+        return fresh
 
     def _kernel(self, count: int) -> Any:
         return self._holding if count <= FEW else self._letting_go
@@ -305,10 +354,11 @@ def _kernels() -> tuple[Any, Any] | None:
     if not holding.ouzel_steps_work():
         return None
     holding.ouzel_steps_bytes.restype = ctypes.c_int64
-    if holding.ouzel_steps_bytes() != 1000 * ctypes.sizeof(_Model) + ctypes.sizeof(_Block):
+    if holding.ouzel_steps_bytes() != 1001 * ctypes.sizeof(_Model) + ctypes.sizeof(_Block):
         return None  # Of an older Ouzel: a build that failed leaves it behind.
     pointer = ctypes.c_void_p
     for kernel in (holding, letting_go):
         kernel.ouzel_append.argtypes = [pointer, *3 * [ctypes.c_int64], *8 * [pointer]]
+        kernel.ouzel_encode.argtypes = [pointer, *3 * [ctypes.c_int64], *7 * [pointer]]
         kernel.ouzel_query.argtypes = [pointer, *2 * [ctypes.c_int64], *7 * [pointer]]
     return holding, letting_go

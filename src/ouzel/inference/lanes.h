@@ -37,6 +37,10 @@ class Room {
     }
     void reset() { next_ = 0; }
 
+    // What is taken after `mark` is free again with `back` to it.
+    size_t mark() const { return next_; }
+    void back(size_t mark) { next_ = mark; }
+
   private:
     size_t next_ = 0;
     std::vector<std::vector<float>> arrays_;

@@ -98,6 +98,14 @@ class Graphs:
         `start_B` events came before those given. In int8 each of keys and values is followed by its
         scales (B, L, H).
         """
+        if self.steps is not None and self.steps.encodes and len(histories.length_B):
+            return self.steps.encode(
+                rows_BL=histories.rows_BL,
+                times_BL=histories.times_BL,
+                length_B=histories.length_B,
+                start_B=start_B,
+                table_ND=self.table_ND,
+            )
         feeds: dict[str, Array] = {
             "rows": histories.rows_BL,
             "times": histories.times_BL,
