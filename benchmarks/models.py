@@ -112,12 +112,14 @@ def accuracies() -> Iterator[tuple[str, ...]]:
     known = {f"{model.name}{end}" for model in MODELS for end in ends}
     for path in sorted((ROOT / "benchmarks/results/accuracy").glob("*.json")):
         rows = json.loads(path.read_text())["rows"]
-        averaged = {row["model"].split(" + ")[0] for row in rows if "seeds" in row}
+        averaged = {
+            (row["model"].split(" + ")[0], seed) for row in rows for seed in row.get("seeds", [])
+        }
         for row in rows:
             if row.get("model") not in known or row.get("split") != "leave-one-out":
                 continue
             base = row["model"].split(" + ")[0]
-            if "seconds" in row and ("seeds" in row or base not in averaged):
+            if "seconds" in row and ("seeds" in row or (base, row.get("seed")) not in averaged):
                 yield _accuracy(row, path.name)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,3 +49,17 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, damage: bytes) -
     (tmp_path / "x").write_bytes(damage)
     with pytest.raises(ValueError, match="x is no safetensors file"):
         read_tensors(tmp_path / "x")
+
+
+def test_a_file_can_be_read_by_other_users(tmp_path) -> None:
+    write_tensors(tmp_path / "x", {"a": np.ones(2)})
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch) -> None:
+    def full(arrays, path):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(OSError, match="cannot be written: No space left"):
+        write_tensors(tmp_path / "x", {"a": np.ones(2)})

@@ -475,6 +475,20 @@ def test_long_counting_keeps_its_precision() -> None:
     torch.testing.assert_close(cos[0], cos[2], rtol=0, atol=0)
 
 
+def test_an_encode_that_fails_leaves_nobody_in_the_slot_of_another(monkeypatch) -> None:
+    histories = {user: random_history(np.random.default_rng(user), 5) for user in range(2)}
+    states = states_of(histories, slots=1)
+    now = int(max(history.times_ms[-1] for history in histories.values())) + HOUR
+    vector(states, 0, now)
+    with monkeypatch.context() as patched:
+        patched.setattr(Graphs, "encode", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            states.query([1], now)
+    assert not states.contains(1)
+    found = vector(states, 1, now)
+    np.testing.assert_allclose(found, oracle(tiny_model(), histories[1], now), atol=BOUND)
+
+
 def test_an_append_that_fails_leaves_no_state_behind_the_log(monkeypatch) -> None:
     histories = {0: random_history(np.random.default_rng(9), 6)}
     states = states_of(histories)

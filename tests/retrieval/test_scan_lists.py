@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,7 +76,6 @@ def test_where_that_is_hidden_which_is_near_all_lists_are_read() -> None:
     vectors = clustered(4000, 8)
     index, queries = ScanListsIndex(vectors), clustered(9, 8, seed=1)
     index.effort = 4
-    rng = np.random.default_rng(0)
     for query in queries:
         near = np.zeros(len(vectors), np.bool_)
         near[np.argsort(-(vectors @ query))[:2000]] = True
@@ -83,10 +83,64 @@ def test_where_that_is_hidden_which_is_near_all_lists_are_read() -> None:
         found, _ = index.search(query[None], 10, hidden=[near])
         assert set(found[0].tolist()) == set(expected.tolist())
         # By chance as many are hidden anywhere: twice the lists are read, and not all.
-        half, few = rng.random(len(vectors)) < 0.5, np.arange(len(vectors)) < 20
-        assert 4 <= index._lists(query[None], [half]).ranges_from[-1] <= 16
-        # So few that the kernel chooses as if there were none.
-        assert index._lists(query[None], [few]).ranges_from[-1] == 0
+
+
+def test_where_half_is_hidden_by_chance_twice_the_lists_are_read_and_not_all() -> None:
+    """What cannot be in the answer tells: the rows of lists that were not read."""
+    vectors, rng = clustered(4000, 8), np.random.default_rng(0)
+    index = ScanListsIndex(vectors)
+    assert index.most_effort > 20
+    index.effort = 2
+    kept = index.to_tensors()
+    starts = kept["starts"] * LANES
+    hidden = rng.random(len(vectors)) < 0.5
+    for query in clustered(9, 8, seed=1):
+        found, _ = index.search(query[None], 10, hidden=[hidden])
+        reach = scan_lists.SPREADS * np.linalg.norm(query) * kept["spreads"]
+        order = np.argsort(-(kept["centres"] @ query + reach))
+        read = [kept["place_rows"][starts[c] : starts[c + 1]] for c in order]
+        most = np.concatenate(read[: 8 * index.effort])
+        assert set(found[0].tolist()) <= set(most[most > 0].tolist())
+        inside = np.concatenate(read[: index.effort])
+        inside = inside[(inside > 0) & ~hidden[inside]]
+        assert vectors[found[0, 0]] @ query >= (vectors[inside] @ query).max() - 1e-5
+        assert not hidden[found[0]].any()
+
+
+def test_lists_of_another_version_are_built_anew(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(assembly, "LISTS_ROWS", 4500)
+    monkeypatch.setattr(scan_lists, "WORTHWHILE", 1)
+    vectors = clustered(5000, 16)
+    asked = vectors[1:9], [np.empty(0, np.int32)] * 8
+    kept = KeptLists(tmp_path, "0a1b")
+    assembly.automatic_engine(vectors, *asked, kept)
+    before = kept.read()["version"].tolist()
+    monkeypatch.setattr(scan_lists, "LISTS_VERSION", 99)
+    assembly.automatic_engine(vectors, *asked, kept)
+    assert (before, kept.read()["version"].tolist()) == ([2], [99])
+
+
+def test_where_there_is_no_room_lists_are_not_kept_and_serve(monkeypatch, tmp_path, caplog) -> None:
+    monkeypatch.setattr(assembly, "LISTS_ROWS", 4500)
+    monkeypatch.setattr(scan_lists, "WORTHWHILE", 1)
+
+    def full(arrays, path):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    vectors = clustered(5000, 16)
+    kept = KeptLists(tmp_path, "0a1b")
+    asked = vectors[1:9], [np.empty(0, np.int32)] * 8
+    assert assembly.automatic_engine(vectors, *asked, kept).name == "scan_lists"
+    assert kept.read() is None and "is not kept" in caplog.text
+
+
+def test_rows_that_are_alike_do_not_take_all_lists() -> None:
+    vectors = np.zeros((120_001, 8), np.float32)
+    vectors[1:30_000] = clustered(29_999, 8)
+    centres, _, lists = lists_of(vectors)
+    assert np.bincount(lists[30_000:]).max() > 0
+    assert (centres == 0).all(axis=1).sum() <= scan_lists.MOST_IN_A_GROUP
 
 
 def test_what_has_changed_beside_the_engine_joins_what_was_read_again() -> None:
@@ -124,6 +178,7 @@ def test_of_two_lists_with_one_centre_the_wide_one_is_read_first() -> None:
     vectors = np.concatenate([np.zeros((1, 8)), narrow, wide]).astype(np.float32)
     built = ScanListsIndex(clustered(200, 8)).to_tensors()
     made = {
+        "version": np.array([scan_lists.LISTS_VERSION]),
         "centres": np.stack([centre, centre]),
         "spreads": np.array([0.1, 1], np.float32),
         "place_rows": np.arange(1, 257, dtype=np.int32),

@@ -3,11 +3,12 @@
 A Bundle's manifest holds an `IndexRecord`: the automatic choice and its recall when it was made.
 What `ouzel index` chooses is true of one machine, and says nothing of the model; so it lies beside
 the Bundle, in `DIR/index/<digest>/`, and a model that is promoted later starts without it. There
-lie too the lists of a large catalogue, which take minutes to build and a second to read.
+lie too the lists of a large catalogue, which take half a minute to build and a second to read.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from ouzel.bundle.files import digest_file, replace_file, write_file
 from ouzel.bundle.manifest import FOLDER_DIGITS, IndexRecord
 from ouzel.bundle.tensors import read_tensors, write_tensors
+
+logger = logging.getLogger(__name__)
 
 RECALL_KS = (10, 100)
 """The lengths of list whose recall is measured."""
@@ -76,9 +79,25 @@ class KeptLists:
     def read(self) -> dict[str, NDArray[np.generic]] | None:
         """Return what was kept; None if nothing was, or it is damaged and to be built anew."""
         for path in self._found():
-            if path.stem == f"{LISTS}{digest_file(path).sha256[:FOLDER_DIGITS]}":
-                return read_tensors(path)
+            try:
+                if path.stem == f"{LISTS}{digest_file(path).sha256[:FOLDER_DIGITS]}":
+                    return read_tensors(path)
+            except OSError:
+                continue  # Replaced by another process meanwhile, or not for us to read.
         return None
+
+    def keep(self, tensors: Mapping[str, NDArray[Any]]) -> bool:
+        """Keep `tensors` if there is room; return whether they are: the next start can do without.
+
+        >>> KeptLists(Path("/dev/null"), "0a1b").keep({"starts": np.arange(3)})
+        False
+        """
+        try:
+            self.write(tensors)
+        except OSError as error:
+            logger.warning("what was built to search items is not kept: %s", error)
+            return False
+        return True
 
     def _found(self) -> list[Path]:
         return sorted(self._folder.glob(f"{LISTS}*.safetensors"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
@@ -32,12 +33,15 @@ _DTYPES = {
 }
 _LENGTH_BYTES = 8
 
+READABLE = 0o644
+
 
 def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays to a safetensors file.
 
     Raises:
         ValueError: an array holds something other than booleans, integers or floats.
+        OSError: the file cannot be written, for want of room for one.
 
     >>> write_tensors(Path("x"), {"a": np.array(["text"])})
     Traceback (most recent call last):
@@ -53,7 +57,12 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"tensor {name!r} has dtype {array.dtype}: store booleans, integers or floats"
             )
         whole[name] = array.astype(array.dtype.newbyteorder(sys.byteorder), copy=False)
-    safetensors.numpy.save_file(whole, path)
+    try:
+        safetensors.numpy.save_file(whole, path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
+    # The library writes for its own user alone; a server may run as another.
+    path.chmod(READABLE)
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:

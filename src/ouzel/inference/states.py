@@ -324,11 +324,20 @@ class UserStates:
             ]
             histories = [(user, history) for user, history in histories if len(history)]
             if histories:
-                slots = [self._take(user, asked) for user, _ in histories]
-                encode_into(self._graphs, self.pool, slots, [known for _, known in histories])
+                self._encode(histories, asked)
                 self.stats.rebuilds += len(histories)
                 for user, _ in histories:
                     self._publish(user)
+
+    def _encode(self, histories: list[tuple[int, History]], asked: frozenset[int]) -> None:
+        try:
+            slots = [self._take(user, asked) for user, _ in histories]
+            encode_into(self._graphs, self.pool, slots, [known for _, known in histories])
+        except BaseException:
+            # In their slots is what was there before: the states of others.
+            for user, _ in histories:
+                self.forget(user)
+            raise
 
     def _take(self, user: int, keep: frozenset[int] = frozenset()) -> int:
         slot, evicted = self.pool.take(user, keep)

@@ -7,7 +7,6 @@ is popular; then the filter, the ranker of a Bundle that has one, and the cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,7 +138,7 @@ def item_index(
     """Return what finds items: what was chosen; else exact search, or a scan of codes where that
     costs milliseconds.
 
-    Without a choice an approximate index is taken only if it finds enough of the exact best 10
+    Without a choice an approximate index is taken only if it finds enough of the exact best
     unseen items for the vectors of the `samples`, histories of users of this very home. `kept` is
     as in `automatic_engine`.
 
@@ -208,8 +207,7 @@ def _made(kind: type[Engine], vectors_ND: NDArray[np.float32], kept: KeptLists |
         except ValueError:
             pass  # Of an earlier form: it is built anew.
     made = kind(vectors_ND)
-    with suppress(OSError):  # Where nothing can be kept, the next start builds once more.
-        kept.write(made.to_tensors())
+    kept.keep(made.to_tensors())
     return made
 
 

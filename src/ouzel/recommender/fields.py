@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle, write_bundle
+from ouzel.bundle.index import KeptLists
 from ouzel.compression.export import export_ctr, graph_signatures
 from ouzel.compression.parity import measure_ctr_parity
 from ouzel.data.split import Split
@@ -242,12 +243,16 @@ def _grown(
     ran = {
         path.stem: bundle.graph(path.stem).read_bytes() for path in kept if path.suffix == ".onnx"
     }
-    return write_bundle(
+    grown = write_bundle(
         home.bundles,
         manifest_fields={**fields, **changed},
         tensors={**there, **tensors},
         graphs={**ran, **graphs},
     )
+    lists = KeptLists(home.root, bundle.digest).read()
+    if lists is not None:
+        KeptLists(home.root, grown.digest).keep(lists)
+    return grown
 
 
 def _labels(

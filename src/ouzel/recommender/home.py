@@ -4,7 +4,7 @@ DIR/events.db           the log: items, users and all that happened
 DIR/bundles/<digest>/   what was trained
 DIR/current             which of them is served
 DIR/store.db            promotions and roll-backs
-DIR/index/<digest>/     how its items are searched, if `ouzel index` chose
+DIR/index/<digest>/     what `ouzel index` chose, and lists of large catalogues
 DIR/training/           metrics.jsonl of the last training, and its checkpoint while it runs
 """
 

@@ -293,7 +293,7 @@ def write_model(
         home.bundles, manifest_fields=whole, tensors={**tensors, **filling}, graphs=graphs
     )
     if provenance.index is not None and provenance.index.lists is not None:
-        KeptLists(home.root, bundle.digest).write(provenance.index.lists)
+        KeptLists(home.root, bundle.digest).keep(provenance.index.lists)
     return bundle
 
 

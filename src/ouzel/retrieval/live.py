@@ -123,7 +123,7 @@ class LiveIndex:
 
     @property
     def recall(self) -> float:
-        """Return the recall@10 that the engine states."""
+        """Return the recall that the engine states: @10, or of lists that nobody chose @100."""
         return self._state.engine.recall
 
     @property

@@ -34,6 +34,10 @@ namespace {
 
 constexpr int LANES = 16;
 constexpr int GROUP_BYTES = 64;   // 16 items, four dimensions each
+// Where a smaller share is hidden, a query reads as many lists as if nothing were.
+constexpr double FEW_HIDDEN = 0.01;
+// Less than this times as much to be seen in the nearest lists as in all is not by chance.
+constexpr double FEW_NEAR = 0.25;
 constexpr int AHEAD_BYTES = 2048; // what is read next: pages end the processor's own foresight
 
 struct Found {
@@ -202,18 +206,56 @@ OUZEL_VNNI float wide_inner(const float *a, const float *b, int64_t dim) {
 
 using Scored = std::vector<std::pair<float, int32_t>>;
 
+// How many rows of lists may be seen.
+int64_t shown(const Search &search, const uint8_t *hidden, const Scored &lists, int64_t from,
+              int64_t to) {
+    int64_t count = 0;
+    for (int64_t i = from; i < to; ++i) {
+        const int32_t list = lists[i].second;
+        const int64_t end = search.starts[list + 1] * LANES;
+        for (int64_t place = search.starts[list] * LANES; place < end; ++place) {
+            const int32_t row = search.place_rows[place];
+            count += row > 0 && !hidden[row];
+        }
+    }
+    return count;
+}
+
+// How many lists to read where a mask hides rows, with as many of the best in front: more where they
+// hold too little that may be seen, and all where that is hidden which is near, for what is left may
+// lie anywhere.
+int64_t masked_probes(const Search &search, const uint8_t *hidden, int64_t probes, Scored &lists) {
+    const int64_t rows = search.num_rows - 1;
+    const int64_t masked = std::count_if(hidden + 1, hidden + search.num_rows,
+                                         [](uint8_t one) { return one != 0; });
+    if (masked < FEW_HIDDEN * rows) return probes;
+    const double wanted = static_cast<double>(probes) * rows / search.num_lists;
+    int64_t seen = shown(search, hidden, lists, 0, probes);
+    if (seen < FEW_NEAR * wanted * (1.0 - static_cast<double>(masked) / rows))
+        return search.num_lists;
+    while (seen < wanted && probes < search.num_lists) {
+        const int64_t counted = probes;
+        probes = std::min(2 * probes, search.num_lists);
+        std::nth_element(lists.begin() + counted, lists.begin() + probes - 1, lists.end());
+        seen += shown(search, hidden, lists, counted, probes);
+    }
+    return probes;
+}
+
 // The lists that a query reads, the best first: what follows has less to beat.
-void nearest_lists(const Search &search, const float *query, Scored &lists) {
+void nearest_lists(const Search &search, const float *query, const uint8_t *hidden,
+                   Scored &lists) {
     const float length = std::sqrt(wide_inner(query, query, search.dim));
     lists.resize(search.num_lists);
     for (int64_t list = 0; list < search.num_lists; ++list) {
         const float near = wide_inner(search.centres + list * search.dim, query, search.dim);
         lists[list] = {-(near + length * search.reaches[list]), static_cast<int32_t>(list)};
     }
-    const auto last = lists.begin() + std::clamp<int64_t>(search.probes, 1, search.num_lists);
-    std::nth_element(lists.begin(), last - 1, lists.end());
-    std::sort(lists.begin(), last);
-    lists.erase(last, lists.end());
+    int64_t probes = std::clamp<int64_t>(search.probes, 1, search.num_lists);
+    std::nth_element(lists.begin(), lists.begin() + probes - 1, lists.end());
+    if (hidden) probes = masked_probes(search, hidden, probes, lists);
+    std::sort(lists.begin(), lists.begin() + probes);
+    lists.resize(probes);
 }
 
 void run(const Search &search) {
@@ -234,7 +276,7 @@ void run(const Search &search) {
             scan<1, 4>(search.codes, search.ranges[2 * i], search.ranges[2 * i + 1], groups,
                        queries(b), &best[b]);
         if (first < last) continue;
-        nearest_lists(search, search.queries + b * search.dim, lists);
+        nearest_lists(search, search.queries + b * search.dim, search.hidden[b], lists);
         for (const auto &[near, list] : lists)
             scan<1, 4>(search.codes, search.starts[list], search.starts[list + 1], groups,
                        queries(b), &best[b]);

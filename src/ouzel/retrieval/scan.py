@@ -167,7 +167,7 @@ class ScanIndex:
         ends = np.array([0, *accumulate(map(len, banned))], np.int64)
         rows_BK = np.zeros((count, k), np.int32)
         scores_BK = np.full((count, k), -np.inf, np.float32)
-        lists = self._lists(queries_BD, masks)
+        lists = self._lists(count)
         arguments = _Arguments(
             _at(self._codes),
             len(self._codes),
@@ -195,8 +195,8 @@ class ScanIndex:
         """Return how many rows to score exactly for a list of k."""
         return max(self.effort, SPARE * k)
 
-    def _lists(self, queries_BD: NDArray[np.float32], masks: Hidden) -> Lists:
-        """Return the row at each place of the codes, and which places each query looks at."""
+    def _lists(self, count: int) -> Lists:
+        """Return which lists each of so many queries reads."""
         return Lists()
 
     def vector(self, row: int) -> NDArray[np.float32] | None:

@@ -52,12 +52,6 @@ FEW_LISTS = 4
 WORTHWHILE = 4
 """Queries that come together share a scan of all codes: a quarter of it for each, and no lists."""
 
-FEW_HIDDEN = 0.01
-"""Where a smaller share is hidden, a query reads as many lists as if nothing were."""
-
-FEW_NEAR = 0.25
-"""Less than this times as much to be seen in the nearest lists as in all is not by chance."""
-
 ROWS_A_LIST = 120
 """Lists end on whole steps of 64 rows: shorter ones would be padding for a good part."""
 
@@ -68,6 +62,13 @@ SPREADS = 2.0
 """A list is as near as what lies so many standard deviations from its centre, towards the query."""
 
 ROWS_AT_ONCE = 1 << 16
+
+MOST_IN_A_GROUP = 512
+"""So many lists at most are learned in one group: rows that are alike would have nearly all."""
+
+LISTS_VERSION = 2
+"""Goes up with what lists, spreads or codes are made of: those kept by an older library are not
+those that would be made now."""
 
 _FORMS: Mapping[str, tuple[int, str]] = {
     "centres": (2, "<f4"), "spreads": (1, "<f4"), "place_rows": (1, "<i4"), "starts": (1, "<i8")
@@ -195,21 +196,12 @@ class ScanListsIndex(ScanIndex):
     def _width(self, k: int) -> int:
         return max(CANDIDATES, SPARE * k)
 
-    def _lists(self, queries_BD: NDArray[np.float32], masks: Hidden) -> Lists:
-        """Return which lists each query reads: the kernel finds them, but where much is hidden."""
-        ranges, ends = [np.zeros((0, 2), np.int64)], [0]
-        for query_D, mask in zip(queries_BD, masks, strict=True):
-            ends.append(ends[-1])
-            hidden = 0.0 if mask is None else np.count_nonzero(mask) / len(mask)
-            if mask is not None and hidden >= FEW_HIDDEN:
-                chosen = self._lists_with_mask(query_D, mask, hidden)
-                starts = self._starts_C1
-                ranges.append(np.stack([starts[chosen], starts[chosen + 1]], axis=1))
-                ends[-1] += len(chosen)
+    def _lists(self, count: int) -> Lists:
+        """Return no ranges: the kernel finds the lists of each query."""
         return Lists(
             self._place_rows,
-            np.concatenate(ranges),
-            np.array(ends, np.int64),
+            np.empty((0, 2), np.int64),
+            np.zeros(count + 1, np.int64),
             self._centres_CD,
             self._reach_C,
             self._starts_C1,
@@ -217,44 +209,13 @@ class ScanListsIndex(ScanIndex):
             self.effort,
         )
 
-    def _lists_with_mask(
-        self, query_D: NDArray[np.float32], mask: NDArray[np.bool_], hidden: float
-    ) -> NDArray[np.int64]:
-        """Return the nearest lists, the best first, where the share `hidden` of all is masked.
-
-        As many as `effort`, more of them where they hold too little that may be seen, and all where
-        that is hidden which is near: what is left may lie anywhere.
-        """
-        lists = len(self._centres_CD)
-        # One query at a time: a product of several may round in another way.
-        scores_C = self._centres_CD @ query_D
-        scores_C += float(np.linalg.norm(query_D)) * self._reach_C
-        probes = min(self.effort, lists)
-        nearest_C = np.argsort(-scores_C, kind="stable")
-        wanted = probes * len(self) / lists
-        shown = self._shown(nearest_C[:probes], mask)
-        if shown < FEW_NEAR * wanted * (1 - hidden):
-            return nearest_C
-        while shown < wanted and probes < lists:
-            counted, probes = probes, min(lists, 2 * probes)
-            shown += self._shown(nearest_C[counted:probes], mask)
-        return nearest_C[:probes]
-
-    def _shown(self, lists: NDArray[np.int64], mask: NDArray[np.bool_]) -> int:
-        """Return how many rows of `lists` may be seen."""
-        shown = 0
-        ends = np.stack([self._starts_C1[lists], self._starts_C1[lists + 1]], axis=1) * LANES
-        for first, end in ends.tolist():
-            rows = self._place_rows[first:end]
-            shown += int(np.count_nonzero((rows > 0) & ~mask[rows]))
-        return shown
-
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what `ScanIndex` stores, `centres` (C, D), `spreads` (C,), `place_rows` (P,).
 
         And `starts` (C + 1), the blocks at which lists begin.
         """
         lists: dict[str, NDArray[np.generic]] = {
+            "version": np.array([LISTS_VERSION]),
             "centres": self._centres_CD,
             "spreads": self._spread_C,
             "place_rows": self._place_rows,
@@ -312,7 +273,8 @@ def _groups_of(vectors_ND: NDArray[np.float32], lists: int) -> _Groups:
     group_s = _nearest(sample, means_GD)
     members = [sample[group_s == group] for group in range(len(means_GD))]
     used = [group for group, member in enumerate(members) if len(member)]
-    shares = [max(1, len(members[group]) // POINTS_A_CENTRE) for group in used]
+    shares = [len(members[group]) // POINTS_A_CENTRE for group in used]
+    shares = [min(max(1, share), MOST_IN_A_GROUP) for share in shares]
     centres = [centres_of(members[at], share) for at, share in zip(used, shares, strict=True)]
     return _Groups(means_GD[used], centres)
 
@@ -350,6 +312,8 @@ def _kept_lists(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
     """Return centres, spreads, rows at places, and starts, if they are of vectors of this shape."""
     num_rows, dim = shape
+    if "version" not in tensors or tensors["version"].tolist() != [LISTS_VERSION]:
+        raise ValueError("the lists are of another version of Ouzel: build them anew")
     for name, (dimensions, kind) in _FORMS.items():
         tensor = tensors.get(name)
         if tensor is None or tensor.ndim != dimensions or tensor.dtype != np.dtype(kind):

@@ -86,8 +86,8 @@ def tune(
         return measured[effort] >= recall
 
     low, high = 0, index.effort
-    while not enough(high) and 2 * high <= index.most_effort:
-        low, high = high, 2 * high
+    while not enough(high) and high < index.most_effort:
+        low, high = high, min(max(1, 2 * high), index.most_effort)
     for _ in range(HALVINGS if low and measured[high] >= recall else 0):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

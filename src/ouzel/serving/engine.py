@@ -322,7 +322,7 @@ class Engine:
                 "ouzel_now",
                 "State pool, states that lack an event, largest audited error, waiting requests "
                 "and events, who listens to the stream, bytes of histories and of kept answers, "
-                "recall@10 of the item index, readiness, and if the encoder lives.",
+                "recall of the item index (@10; of lists @100), readiness, if the encoder lives.",
                 self._now,
             ),
         ]
