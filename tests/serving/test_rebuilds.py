@@ -15,7 +15,7 @@ from ouzel.events.types import Interaction
 from ouzel.inference.rebuild import Workbench
 from ouzel.serving.child import Child
 from ouzel.serving.home import open_home
-from ouzel.serving.rebuilds import Encoder, Rebuilds
+from ouzel.serving.rebuilds import Encoder, Rebuilds, encode_ms
 from ouzel.serving.timing import Timing
 from ouzel.serving.wire import RecommendRequest
 from tests.inference.test_exactness import BOUND, append, states_of, vector
@@ -33,11 +33,38 @@ def still_clock(monkeypatch):
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path, monkeypatch):
+    monkeypatch.setattr("ouzel.serving.rebuilds.BRIEF_ENCODE_MS", 0.0)  # none is brief
     write_home(tmp_path / "home")
     engine = open_home(tmp_path / "home", state_bytes=STATE_BYTES)
     assert engine._encoder is not None
     yield engine
+
+
+def test_an_encode_that_is_brief_takes_no_process(tmp_path, monkeypatch):
+    """Neither does it take one for what is asked of it: the answers are the same."""
+    write_home(tmp_path / "home")
+    monkeypatch.setattr("ouzel.serving.rebuilds.BRIEF_ENCODE_MS", 1e6)
+    engine = open_home(tmp_path / "home", state_bytes=STATE_BYTES)
+    assert engine._encoder is None and engine._rebuilds is None
+    brief = in_service(engine, lambda: crowd(engine))
+    monkeypatch.setattr("ouzel.serving.rebuilds.BRIEF_ENCODE_MS", 0.0)
+    engine = open_home(tmp_path / "home", state_bytes=STATE_BYTES)
+    assert engine._encoder is not None
+    same(brief, in_service(engine, lambda: crowd(engine)))
+
+
+def test_what_is_not_brief_is_not_tried_for_long(monkeypatch):
+    tried = []
+
+    def slow(encoder, histories, now_B):
+        tried.append(len(histories[0]))
+        time.sleep(0.005)
+
+    graphs = tiny_graphs()
+    monkeypatch.setattr("ouzel.serving.rebuilds.HistoryEncoder.__call__", slow)
+    assert encode_ms(graphs) >= 5.0
+    assert tried == [graphs.shape.receptive_field] * 2
 
 
 async def crowd(engine):

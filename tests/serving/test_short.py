@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ouzel.serving.short import LONGEST_BODY, ShortWay
+from ouzel.serving.short import LONGEST_BODY, LONGEST_HEAD, ShortWay
 
 EVENT = {"event": "click", "user_id": "u", "item_id": "i1", "event_id": "e"}
 
@@ -18,7 +18,13 @@ EVENT = {"event": "click", "user_id": "u", "item_id": "i1", "event_id": "e"}
 def ways(monkeypatch):
     """Return the list of ways that requests went."""
     taken = []
-    plain, usual = ShortWay._plain, ShortWay._as_usual
+    plain, usual, again = ShortWay._plain, ShortWay._as_usual, ShortWay._again
+
+    def noted_again(self, data):
+        known = again(self, data)
+        if known:
+            taken.append("again")
+        return known
 
     def noted_plain(self, short):
         asked = plain(self, short)
@@ -32,6 +38,7 @@ def ways(monkeypatch):
 
     monkeypatch.setattr(ShortWay, "_plain", noted_plain)
     monkeypatch.setattr(ShortWay, "_as_usual", noted_usual)
+    monkeypatch.setattr(ShortWay, "_again", noted_again)
     return taken
 
 
@@ -76,7 +83,7 @@ def test_both_ways_answer_alike(client, ways, body, path):
     )  # an event that comes again is a duplicate on either way
     short = parsed(sent_alone(client, post(body, path=path)))
     usual = parsed(sent_alone(client, post(body, "Connection: close", path=path)))
-    assert ways == ["short", "short", "usual"]
+    assert ways == ["short", "again", "usual"]
     assert usual[1]["connection"] == "close"
     assert without_what_passes(short) == without_what_passes(usual)
 
@@ -123,6 +130,53 @@ def test_a_foreign_host_is_refused_on_the_short_way_too(client, ways):
     assert ways == ["short"]
 
 
+def test_a_head_that_comes_again_is_not_parsed_again(client, ways):
+    with connected(client) as connection:
+        for n in (3, 4, 5):
+            connection.sendall(post({"user_id": "nobody", "n": n}))
+            assert len(parsed(answers(connection, 1)[0])[2]["items"]) == n
+    with connected(client) as another:
+        another.sendall(post({"user_id": "nobody", "n": 6}))
+        assert len(parsed(answers(another, 1)[0])[2]["items"]) == 6
+        another.sendall(post({"user_id": "nobody", "n": 12}))  # a longer body: another head
+        assert len(parsed(answers(another, 1)[0])[2]["items"]) == 12
+    assert ways == ["short", "again", "again", "again", "short"]
+
+
+def test_a_known_head_is_checked_like_any_other(client, ways, engine):
+    foreign = post({"n": 1}).replace(b"127.0.0.1", b"evil.example")
+    for _ in range(3):
+        assert parsed(sent_alone(client, foreign))[0] == 421
+    assert ways == ["short", "again", "again"]
+
+
+def test_a_known_head_in_parts_or_in_company_is_parsed(client, ways):
+    one = post({"user_id": "nobody", "n": 2})
+    assert parsed(sent_alone(client, one))[0] == 200
+    with connected(client) as connection:
+        for cut in (10, len(one) - 30, len(one) - 3):
+            connection.sendall(one[:cut])
+            time.sleep(0.02)
+            connection.sendall(one[cut:])
+            assert len(parsed(answers(connection, 1)[0])[2]["items"]) == 2
+        connection.sendall(one + one)
+        assert [len(parsed(each)[2]["items"]) for each in answers(connection, 2)] == [2, 2]
+        connection.sendall(one)
+        assert len(parsed(answers(connection, 1)[0])[2]["items"]) == 2
+    assert ways == ["short", "short", "short", "short", "short", "usual", "again"]
+
+
+def test_few_heads_are_remembered_and_none_that_is_long(client, ways, monkeypatch):
+    monkeypatch.setattr("ouzel.serving.short.MOST_HEADS", 2)
+    for name in "abca":
+        sent_alone(client, post({"n": 1}, f"X-Trace: {name}"))
+    assert ways == ["short"] * 4  # "a" gave way
+    long = "X-Trace: " + "x" * LONGEST_HEAD
+    for _ in range(2):
+        sent_alone(client, post({"n": 1}, long))
+    assert ways == ["short"] * 6
+
+
 @pytest.mark.parametrize(("soon", "way"), [(5.0, ["short"]), (0.01, ["short", "usual"])])
 def test_a_body_that_lets_wait_is_read_to_its_end(client, ways, monkeypatch, soon, way):
     monkeypatch.setattr("ouzel.serving.short.SOON_SECONDS", soon)
@@ -151,7 +205,7 @@ def test_one_connection_takes_both_ways_by_turns(client, ways):
         for sent in (post({"n": 1}), NOT_PLAIN[2], post({"n": 2})):
             connection.sendall(sent)
             assert parsed(answers(connection, 1)[0])[0] == 200
-    assert ways == ["short", "usual", "short"]
+    assert ways == ["short", "usual", "again"]
 
 
 def test_requests_sent_without_waiting_are_answered_in_order(client):

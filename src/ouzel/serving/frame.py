@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +28,7 @@ class Frame:
     """An ASGI application around another: nothing leaves without timing, nothing as a bare 500.
 
     `short` are routes by path that a server may call without the messages of ASGI, see `answer`.
+    `heads` is where the server keeps what it made of heads that may come again.
     `stop` is to be called when the server begins to stop: it ends the answers that have no end.
     """
 
@@ -41,6 +43,7 @@ class Frame:
     ) -> None:
         self.short = {} if short is None else short
         self.stop = stop
+        self.heads: dict[bytes, Any] = {}
         self._app = app
         self._access = access
         self._metrics = metrics

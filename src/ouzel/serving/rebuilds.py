@@ -1,20 +1,23 @@
 """Users whose state is not held: encoded beside the loop, so that nobody else waits for them.
 
-A full encode takes as long as ten answers from held states. Here it is done by another process, and
-only who asked for it waits; then the request goes the way of all others. What is not ready in time
-goes that way too, where the state stage of the pipeline does what it can before the deadline.
+A full encode may take as long as ten answers from held states. Then it is done by another process,
+and only who asked for it waits; after that the request goes the way of all others. What is not
+ready in time goes that way too, where the state stage of the pipeline does what it can before the
+deadline. An encode that is `BRIEF_ENCODE_MS` or less is left to that stage from the start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from ouzel.events.interactions import History
 from ouzel.inference.audit import Audit
+from ouzel.inference.encoding import HistoryEncoder
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.rebuild import Workbench
 from ouzel.inference.states import UserStates
@@ -25,6 +28,12 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 64
 """Most users waiting; more would wait for longer than a deadline."""
 
+
+BRIEF_ENCODE_MS = 1.0
+"""An encode of so many milliseconds is done in the event loop: to hand it to another process and to
+take it back costs the loop about half of that, and who asked waits several times as long."""
+
+TRIES = 5
 
 MAX_PREFETCHING = 4
 """No state is prefetched while so many are waited for: who asks comes before who may ask."""
@@ -39,7 +48,8 @@ class Encoder:
 
 
 def fork_encoder(graphs: Graphs) -> Encoder | None:
-    """Return a process that encodes histories, None where one would not help.
+    """Return a process that encodes histories, None where one would not help: it has no core, or
+    an encode is brief.
 
     Call it before this process has a second thread.
 
@@ -48,10 +58,29 @@ def fork_encoder(graphs: Graphs) -> Encoder | None:
     ...     fork_encoder(None) is None
     True
     """
-    if not can_fork():
+    if not can_fork() or encode_ms(graphs) <= BRIEF_ENCODE_MS:
         return None
     bench = Workbench(graphs)
     return Encoder(Child(bench.work, name="encoding", cores=set(core_numbers()[1:])), bench)
+
+
+def encode_ms(graphs: Graphs) -> float:
+    """Return how many milliseconds the longest history takes here, the best of a few tries.
+
+    Of two tries that show that it is not brief there is no third.
+    """
+    encoder = HistoryEncoder(graphs, batch_size=1)
+    events = np.arange(graphs.shape.receptive_field)
+    rows = 1 + events % max(1, graphs.num_rows - 1)
+    history = History(rows.astype(np.int32), 60_000 * events)
+    best_ms = float("inf")
+    for tried in range(TRIES):
+        begun = time.perf_counter()
+        encoder([history], np.array([history.times_ms[-1]]))
+        best_ms = min(best_ms, 1000 * (time.perf_counter() - begun))
+        if tried and best_ms > 2 * BRIEF_ENCODE_MS:
+            break
+    return best_ms
 
 
 class Rebuilds:

@@ -5,13 +5,16 @@ takes about 0.07 ms, a good part of all that an answer takes. A request to one o
 of the `Frame` is spared that, if it is a plain one: its body announced, not too long, and here soon
 after its head, on a connection that has no other request under way and whose client reads what it
 is sent. All others go the way of uvicorn, from where both share: parser, keep-alive, shutdown.
+
+Clients repeat themselves: the head of a plain request is remembered, and one that comes again, with
+its whole body and nothing else, is not parsed again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from starlette.types import Scope
 from uvicorn.config import Config
@@ -26,6 +29,13 @@ LONGEST_BODY = 1 << 16
 SOON_SECONDS = 0.2
 """For how long a body may follow its head. Many clients send them one after the other."""
 
+MOST_HEADS = 512
+"""Heads that are remembered, of all connections of a process: the oldest gives way to a new one."""
+
+LONGEST_HEAD = 2048
+"""Longest head that is remembered, in bytes."""
+
+_END = b"\r\n\r\n"
 _UNHEARD = asyncio.Event()
 _TO_THE_LETTER = (b"expect", b"content-encoding", b"transfer-encoding")
 """Headers of which the short way knows nothing."""
@@ -47,6 +57,14 @@ class _Plain:
         self.keep_alive = True
 
 
+class _Head(NamedTuple):
+    """What the parser made of a head: the route, the scope, and how long the body is, in bytes."""
+
+    short: Short
+    scope: Scope
+    length: int
+
+
 class ShortWay(HttpToolsProtocol):
     """uvicorn's HTTP protocol on httptools, with a short way for plain requests."""
 
@@ -61,15 +79,46 @@ class ShortWay(HttpToolsProtocol):
         app = config.loaded_app
         self._frame = app if isinstance(app, Frame) else None
         self._short: Mapping[bytes, Short] = {} if self._frame is None else self._frame.short
+        self._heads: dict[bytes, _Head] = {} if self._frame is None else self._frame.heads
         self._asked: _Plain | None = None
+        self._between = True  # The parser has come to the end of a message.
 
     def data_received(self, data: bytes) -> None:
         """Read on; a body that has not come whole may follow soon."""
+        between = self._between
+        if between and self._again(data):
+            return
         super().data_received(data)
         asked = self._asked
-        if asked is not None and asked.more_body and not asked.awaited:
+        if asked is None:
+            return
+        if not asked.more_body:
+            if between:
+                self._remember(data, asked)
+        elif not asked.awaited:
             asked.awaited = True
             self.loop.call_later(SOON_SECONDS, self._turn_back, asked)
+
+    def _again(self, data: bytes) -> bool:
+        """Return whether this is one whole request whose head is known, which is now answered."""
+        end = data.find(_END) + len(_END)
+        known = self._heads.get(data[:end])
+        if known is None or len(data) - end != known.length or self._busy():
+            return False
+        self._unset_keepalive_if_required()
+        asked = self._asked = _Plain(known.short, dict(known.scope))
+        asked.body = data[end:]
+        self.cycle = cast(RequestResponseCycle, asked)
+        self._begin(asked)
+        return True
+
+    def _remember(self, data: bytes, asked: _Plain) -> None:
+        """Remember the head of a request that was all of the data."""
+        end = data.find(_END) + len(_END)
+        if len(data) - end == len(asked.body) and end <= LONGEST_HEAD:
+            while len(self._heads) >= MOST_HEADS:
+                del self._heads[next(iter(self._heads))]
+            self._heads[data[:end]] = _Head(asked.short, dict(asked.scope), len(asked.body))
 
     def _turn_back(self, asked: _Plain) -> None:
         """Let a request whose body is still not whole go the way of uvicorn, which can wait."""
@@ -81,6 +130,7 @@ class ShortWay(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        self._between = False
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -103,10 +153,14 @@ class ShortWay(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Begin the answer of a plain request."""
+        self._between = True
         asked = self._asked
         if asked is None:
             super().on_message_complete()
-            return
+        else:
+            self._begin(asked)
+
+    def _begin(self, asked: _Plain) -> None:
         asked.more_body = False
         task = self.loop.create_task(self._answer(asked))
         self.tasks.add(task)
@@ -127,16 +181,20 @@ class ShortWay(HttpToolsProtocol):
         # For an answer without end, whose client may never read what it was sent.
         self.scope["ouzel.hang_up"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
 
+    def _busy(self) -> bool:
+        """Return whether an answer is under way or the client does not read what it is sent."""
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        return under_way or self.flow.write_paused
+
     def _plain(self, short: Short) -> _Plain | None:
         """Return what is asked if the short way will do, else None."""
         parser = self.parser
         if (
-            not (self.cycle is None or self.cycle.response_complete)
+            self._busy()
             or parser.get_method() != b"POST"
             or parser.get_http_version() != "1.1"
             or parser.should_upgrade()
             or not parser.should_keep_alive()
-            or self.flow.write_paused
         ):
             return None
         # Backwards, so that the first of several headers of a name is the one that counts.
