@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from ouzel.ranking.pipeline import OVERRUNS_BEFORE_REST, REST_MS, Pipeline, Stage
 from ouzel.retrieval.types import Candidates, Query

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple, replace
 
 from ouzel.events.interactions import History
 from ouzel.ranking.pipeline import Pipeline, Work
@@ -229,4 +228,4 @@ def test_any_pass_keeps_the_promises_of_a_list(asked):
 def test_hydration_changes_the_vector_only():
     query = Query(k=1, now_ms=0, user=1, history=history(3))
     done = EncodeUser(States()).run(Work((query,), (Candidates.empty(),)))
-    assert replace(done.queries[0], vector=None) == query
+    assert astuple(replace(done.queries[0], vector=None)) == astuple(query)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ouzel.cli.machine import cpu_flags
 from ouzel.retrieval import scan
-from ouzel.retrieval.scan import ScanIndex, query_codes
+from ouzel.retrieval.scan import ScanIndex
 from ouzel.retrieval.scan_worker import ScanWorker
 
 no_kernel = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
@@ -29,13 +29,23 @@ def test_the_kernel_is_built_where_it_can_be() -> None:
     assert ScanIndex.works()
 
 
+def query_codes(queries: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    scaled = unit(unit(queries) * scale)
+    return np.rint(scaled * np.float32(127)).astype(np.int64)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
+    return vectors / np.maximum(largest, np.finfo(np.float32).tiny)
+
+
 def reference(vectors, queries, k, width, exclude) -> tuple[np.ndarray, np.ndarray]:
     """The same search in NumPy, from the promise and not from the packed codes."""
     scale = np.abs(vectors).max(axis=0) / np.float32(127)
     codes = np.rint(vectors / np.where(scale > 0, scale, 1)).astype(np.int64)
     rows, scores = np.zeros((len(queries), k), np.int32), np.full((len(queries), k), -np.inf)
-    for at, query in enumerate(query_codes(queries, scale)[:, : vectors.shape[1]]):
-        sums = codes @ query.astype(np.int64)
+    for at, query in enumerate(query_codes(queries, scale)):
+        sums = codes @ query
         allowed = np.setdiff1d(np.arange(1, len(vectors)), exclude[at])
         found = allowed[np.lexsort((allowed, -sums[allowed]))][:width]
         exact = (vectors[found] @ queries[at]).astype(np.float64)
@@ -167,10 +177,10 @@ def test_more_results_than_rows_cost_no_more_than_all_rows() -> None:
 
 @no_kernel
 def test_a_kernel_of_another_layout_is_no_kernel(monkeypatch) -> None:
-    class Longer(scan._Arguments):
+    class Longer(scan.Arguments):
         _fields_ = (("more", ctypes.c_int64),)
 
-    monkeypatch.setattr(scan, "_Arguments", Longer)
+    monkeypatch.setattr(scan, "Arguments", Longer)
     assert scan._kernel.__wrapped__() is None
 
 

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ouzel.features.addresses import address_of
 from ouzel.features.states import StateShape
 
 Array = NDArray[Any]
@@ -148,10 +149,10 @@ class GatedSteps:
                 count,
                 longest,
                 len(table_ND),
-                *(_address(array) for array in given),
-                _address(table_ND),
+                *(address_of(array) for array in given),
+                address_of(table_ND),
                 ctypes.addressof(into),
-                _address(last_BD),
+                address_of(last_BD),
             )
         )
         return [*fresh, last_BD]
@@ -184,11 +185,11 @@ class GatedSteps:
                 count,
                 len(table_ND),
                 len(cache[0]),
-                *(_address(array) for array in given),
-                _address(table_ND),
+                *(address_of(array) for array in given),
+                address_of(table_ND),
                 ctypes.addressof(rings),
                 ctypes.addressof(into),
-                _address(last_BD),
+                address_of(last_BD),
             )
         )
         return [*fresh, last_BD]
@@ -218,11 +219,11 @@ class GatedSteps:
                 ctypes.addressof(self._model),
                 count,
                 len(cache[0]),
-                *(_address(array) for array in given),
-                _address(last_SD),
-                _address(last_time_S),
+                *(address_of(array) for array in given),
+                address_of(last_SD),
+                address_of(last_time_S),
                 ctypes.addressof(rings[self._shape.num_layers - 1]),
-                _address(vectors_BD),
+                address_of(vectors_BD),
             )
         )
         return vectors_BD
@@ -264,7 +265,7 @@ class GatedSteps:
 
     def _keep(self, array: Array) -> int:
         self._kept.append(array)
-        return _address(array)
+        return address_of(array)
 
 
 class _Block(ctypes.Structure):
@@ -314,7 +315,7 @@ def _layers(arrays: Sequence[Array], shape: StateShape) -> Any:
     names = [name for name, _ in _Layer._fields_]
     names = names if shape.precision == "int8" else names[::2]
     for place, array in enumerate(arrays[: len(names) * shape.num_layers]):
-        setattr(layers[place // len(names)], names[place % len(names)], _address(array))
+        setattr(layers[place // len(names)], names[place % len(names)], address_of(array))
     return layers
 
 
@@ -330,11 +331,6 @@ def _fits(shape: StateShape, weights: Mapping[str, Array]) -> bool:
 
 def _longs(array: Array) -> NDArray[np.int64]:
     return np.ascontiguousarray(array, np.int64)
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 @cache

@@ -196,17 +196,27 @@ class UserStates:
 
         A user without known events has no vector: a row of zeros and False.
         """
+        most = self.pool.num_slots
+        if len(users) <= most:
+            return self._query(users, now_ms)
+        parts = [
+            self._query(users[start : start + most], now_ms) for start in range(0, len(users), most)
+        ]
+        known = [has_state for _, ready in parts for has_state in ready]
+        return np.concatenate([vectors for vectors, _ in parts]), known
+
+    def _query(self, users: Sequence[int], now_ms: int) -> tuple[NDArray[np.float32], list[bool]]:
+        """Return what `query` does, of users for all of whom there are slots."""
+        known = self._bring_in(users)
+        slots = [self.pool.slot(user) for user, ready in zip(users, known, strict=True) if ready]
         answers = np.zeros((len(users), self.pool.shape.dim), np.float32)
-        known = [False] * len(users)
-        for start in range(0, len(users), self.pool.num_slots):
-            part = list(users[start : start + self.pool.num_slots])
-            ready = self._bring_in(part)
-            known[start : start + len(part)] = ready
-            index = [i for i, has_state in enumerate(ready) if has_state]
-            if index:
-                slots = np.array([self.pool.slot(part[i]) for i in index], np.int64)
-                now_B = np.full(len(slots), now_ms, np.int64)
-                answers[start + np.array(index)] = ask(self._graphs, self.pool, slots, now_B)
+        if not slots:
+            return answers, known
+        now_B = np.array([now_ms] * len(slots), np.int64)
+        found = ask(self._graphs, self.pool, np.array(slots, np.int64), now_B)
+        if len(slots) == len(users):
+            return found, known
+        answers[np.array(known)] = found
         return answers, known
 
     def query_session(self, history: History, now_ms: int) -> NDArray[np.float32] | None:
@@ -272,18 +282,20 @@ class UserStates:
             self.stats.audit_max_error = max(self.stats.audit_max_error, error)
         return error
 
-    def _bring_in(self, users: list[int]) -> list[bool]:
+    def _bring_in(self, users: Sequence[int]) -> list[bool]:
         """Make the states of `users` current; return which of them have one."""
-        distinct = list(dict.fromkeys(users))
-        present = [user for user in distinct if user in self.pool]
+        pool, distinct = self.pool, list(dict.fromkeys(users))
+        present = [user for user in distinct if user in pool]
         for user in present:
-            self.pool.touch(user)
+            pool.touch(user)
         self.stats.hits += len(present)
-        self._apply_pending(present)
-        missing = [user for user in distinct if user not in self.pool]
-        self.stats.misses += len(missing)
-        self._rebuild(missing, frozenset(distinct))
-        return [user in self.pool for user in users]
+        if self._pending:
+            self._apply_pending(present)
+        missing = [user for user in distinct if user not in pool]
+        if missing:
+            self.stats.misses += len(missing)
+            self._rebuild(missing, frozenset(distinct))
+        return [user in pool for user in users]
 
     def _apply_pending(self, users: list[int]) -> None:
         """Append what was noted for `users`, the r-th event of all of them in one call."""

@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ouzel.features.addresses import address_of
 from ouzel.features.states import StateShape
 
 Array = NDArray[Any]
@@ -68,7 +69,7 @@ class TargetAttentionKernel:
         self.num_actions = actions
         self._kept = (*tables, *packed)
         self._model = _Model(
-            *(table.ctypes.data for table in tables),
+            *(address_of(table) for table in tables),
             len(vectors_ND),
             shape.dim,
             shape.num_heads,
@@ -76,7 +77,7 @@ class TargetAttentionKernel:
             hidden,
             actions,
             _PRECISIONS[shape.precision],
-            *(array.ctypes.data for array in packed),
+            *(address_of(array) for array in packed),
         )
 
     @staticmethod
@@ -121,13 +122,13 @@ class TargetAttentionKernel:
             ctypes.addressof(self._model),
             count,
             width,
-            *(array.ctypes.data for array in given),
-            rows_BK.ctypes.data,
+            *(address_of(array) for array in given),
+            address_of(rows_BK),
             *(
-                None if r is None else r.ctypes.data
+                None if r is None else address_of(r)
                 for r in (keys, key_scales, values, value_scales)
             ),
-            logits_BKA.ctypes.data,
+            address_of(logits_BKA),
         )
         kept = (self._model, self._kept, given, rows_BK, keys, key_scales, values, value_scales)
         return BegunRanking(logits_BKA, self._address, arguments, kept)

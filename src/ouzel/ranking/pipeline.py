@@ -11,9 +11,11 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
+
+import msgspec
 
 from ouzel.retrieval.types import Candidates, Query
 
@@ -33,8 +35,7 @@ REST_MS = 1000.0
 """How long a stage is bypassed after repeated overruns, in milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, eq=False):
     """B queries and what was found for each: `queries[i]` belongs to `found[i]`.
 
     `late` are the positions that the stage which returns this had no time for.
@@ -242,7 +243,7 @@ class Pipeline:
         try:
             done = stage.run(work) if finish is None else finish()
             _check_scores(stage, work, done)
-            return (replace(done, late=()) if done.late else done), done.late
+            return (Work(done.queries, done.found) if done.late else done), done.late
         except Exception as error:
             self._note(stage, error)
         if len(work.queries) == 1:

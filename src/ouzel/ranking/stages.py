@@ -19,7 +19,7 @@ from ouzel.ranking.pipeline import BUDGET_MS, Finish, Kind, Stage, Work
 from ouzel.retrieval.index import Excluded, Hidden, Search
 from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.scan_worker import ScanWorker
-from ouzel.retrieval.types import Candidates, Query, Source, among, visible
+from ouzel.retrieval.types import Candidates, Query, Source, all_finite, among, visible
 
 SEQUENCE = "sequence"
 """Source name of items that the model finds for a known user."""
@@ -171,7 +171,7 @@ def _asked(
     masks = [query.hidden for query in queries]
     hidden = None if all(mask is None for mask in masks) else masks
     return (
-        np.stack(vectors),
+        np.array(vectors),
         max(q.gathered for q in queries),
         [q.forbidden for q in queries],
         hidden,
@@ -212,6 +212,10 @@ class FillFrom(Stage):
 
     def run(self, work: Work) -> Work:
         """Return the work with short lists filled; an item already found is not added again."""
+        if all(
+            len(found) >= query.k for query, found in zip(work.queries, work.found, strict=True)
+        ):
+            return work
         pairs = zip(work.queries, work.found, strict=True)
         return work.with_found([self._filled(query, found) for query, found in pairs])
 
@@ -248,6 +252,10 @@ class TopK(Stage):
 
     def run(self, work: Work) -> Work:
         """Return the work with lists of at most k."""
+        if all(
+            len(found) <= query.k for query, found in zip(work.queries, work.found, strict=True)
+        ):
+            return work
         pairs = zip(work.queries, work.found, strict=True)
         return work.with_found(
             [
@@ -289,10 +297,10 @@ def _allowed(query: Query, found: Candidates) -> Candidates:
         keep_K &= visible(found.rows_K, query.hidden)
     if len(query.forbidden):
         keep_K &= ~among(found.rows_K, query.forbidden)
-    return found if keep_K.all() else found.take(keep_K)
+    return found if np.count_nonzero(keep_K) == len(keep_K) else found.take(keep_K)
 
 
 def _finite(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(vectors).all():
+    if not all_finite(vectors):
         raise ValueError("the model gave a vector with NaN or infinity: train again")
     return vectors

@@ -7,9 +7,10 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from msgspec.structs import replace
 
 from ouzel.bundle.index import KeptLists
 from ouzel.events import clock

@@ -11,6 +11,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ouzel.retrieval.types import all_finite
+
 Excluded = Sequence[NDArray[np.int32]]
 """Per query, the rows that may not be returned: sorted, each once."""
 
@@ -120,7 +122,7 @@ def check_search(
         raise ValueError(f"k is {k}: ask for at least 1 result")
     if queries_BD.ndim != 2 or queries_BD.shape[1] != dim:
         raise ValueError(f"queries have shape {queries_BD.shape}: give (B, {dim})")
-    if not np.isfinite(queries_BD).all():
+    if not all_finite(queries_BD):
         raise ValueError("a query holds NaN or infinity: give finite vectors")
     for name, given in (("exclude", exclude), ("hidden", hidden)):
         if given is not None and len(given) != len(queries_BD):

@@ -33,6 +33,7 @@
 namespace {
 
 constexpr int LANES = 16;
+constexpr float LARGEST = 127;
 constexpr int GROUP_BYTES = 64;   // 16 items, four dimensions each
 // Where a smaller share is hidden, a query reads as many lists as if nothing were.
 constexpr double FEW_HIDDEN = 0.01;
@@ -158,24 +159,25 @@ float inner(const float *a, const float *b, int64_t dim) {
     return sums[0];
 }
 
-// What a search is given: codes (blocks, G, 16, 4) uint8, the number of blocks a multiple of 4;
-// vectors (N, D) float32; queries (B, D) float32 and their codes (B, G, 4) int8. The rows banned for
+// What a search is given: codes (blocks, G, 16, 4) uint8, the number of blocks a multiple of 4, and
+// what a step of them is worth (D) float32; vectors (N, D) and queries (B, D) float32. The rows banned for
 // query b are those from banned_from[b] to banned_from[b + 1], sorted; so are those where
 // hidden[b] (N), unless it is null, is not 0. It writes rows and scores
 // (B, K), best first, ties by lower row; where fewer are found the rest stays as it is.
 // Where codes lie in lists, place_rows (blocks x 16) has the row at each place, 0 for none, and
 // query b looks at the ranges from ranges_from[b] to ranges_from[b + 1] alone: the first block of
-// each and the one behind its last, multiples of 4. Who is given none reads the `probes` lists in
-// which most is to be expected: by their centres (C, D), how far they reach beyond these (C), and the
-// blocks at which they start (C + 1). Without lists all of that is null.
+// each and the one behind its last, multiples of 4. Who is given none, nobody if ranges_from is
+// null, reads the `probes` lists in which most is to be expected: by their centres (C, D), how far
+// they reach beyond these (C), and the blocks at which they start (C + 1). Without lists all of that
+// is null.
 struct Search {
     const uint8_t *codes;
     int64_t num_blocks;
     const float *vectors;
     int64_t num_rows;
     int64_t dim;
+    const float *scale;
     const float *queries;
-    const int32_t *query_codes;
     int64_t num_queries;
     const int32_t *banned;
     const int64_t *banned_from;
@@ -202,6 +204,23 @@ OUZEL_VNNI float wide_inner(const float *a, const float *b, int64_t dim) {
                               _mm512_maskz_loadu_ps(lanes, b + d), sum);
     }
     return _mm512_reduce_add_ps(sum);
+}
+
+float largest_of(const std::vector<float> &values) {
+    float largest = 0;
+    for (const float value : values) largest = std::max(largest, std::abs(value));
+    return std::max(largest, std::numeric_limits<float>::min());
+}
+
+// The code of a query times scale, of which the largest entry is made 127.
+void encode_query(const float *query, const float *scale, int64_t dim, std::vector<float> &scaled,
+                  int8_t *codes) {
+    scaled.assign(query, query + dim);
+    const float length = largest_of(scaled);
+    for (int64_t d = 0; d < dim; ++d) scaled[d] = scaled[d] / length * scale[d];
+    const float longest = largest_of(scaled);
+    for (int64_t d = 0; d < dim; ++d)
+        codes[d] = static_cast<int8_t>(std::nearbyint(scaled[d] / longest * LARGEST));
 }
 
 using Scored = std::vector<std::pair<float, int32_t>>;
@@ -266,12 +285,19 @@ void run(const Search &search) {
         best.emplace_back(search.width, search.num_rows, search.banned + search.banned_from[b],
                           search.banned + search.banned_from[b + 1], search.hidden[b],
                           search.place_rows);
+    std::vector<int32_t> codes(search.num_queries * groups);
+    std::vector<float> scaled;
     int64_t b = 0;
-    const auto queries = [&](int64_t from) { return search.query_codes + from * groups; };
+    for (; b < search.num_queries; ++b)
+        encode_query(search.queries + b * search.dim, search.scale, search.dim, scaled,
+                     reinterpret_cast<int8_t *>(codes.data() + b * groups));
+    b = 0;
+    const auto queries = [&](int64_t from) { return codes.data() + from * groups; };
     // Each query has lists of its own, so they share no reading.
     Scored lists;
     for (; search.place_rows && b < search.num_queries; ++b) {
-        const int64_t first = search.ranges_from[b], last = search.ranges_from[b + 1];
+        const int64_t first = search.ranges_from ? search.ranges_from[b] : 0;
+        const int64_t last = search.ranges_from ? search.ranges_from[b + 1] : 0;
         for (int64_t i = first; i < last; ++i)
             scan<1, 4>(search.codes, search.ranges[2 * i], search.ranges[2 * i + 1], groups,
                        queries(b), &best[b]);
@@ -388,7 +414,7 @@ int ouzel_scan_works() {
 }
 
 // Who was built for another layout of a search must not call.
-int64_t ouzel_scan_bytes() { return 4 * sizeof(Search); }
+int64_t ouzel_scan_bytes() { return 5 * sizeof(Search); }
 
 // Returns 0 if there was not enough memory.
 int ouzel_scan(const void *search) { return runs(*static_cast<const Search *>(search)); }

@@ -20,11 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ouzel.features.addresses import address_of
 from ouzel.retrieval.index import Excluded, Found, Hidden, check_search, check_vectors
 from ouzel.retrieval.tuning import most_candidates
 
@@ -35,7 +36,7 @@ SPARE = 2
 """At least this many times as many rows are scored as are asked for."""
 
 LANES = 16
-LAYOUT = 4
+LAYOUT = 5
 """Changes with what the functions of the kernel take."""
 
 _BLOCKS_AT_ONCE = 4
@@ -43,19 +44,6 @@ PLACES_AT_ONCE = LANES * _BLOCKS_AT_ONCE
 """Places of the codes that are read together."""
 _LARGEST = 127
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
-
-
-class Lists(NamedTuple):
-    """Where codes lie in lists, and which of these a search reads: see `Search` in `scan.cpp`."""
-
-    place_rows: NDArray[np.int32] | None = None
-    ranges: NDArray[np.int64] | None = None
-    ranges_from: NDArray[np.int64] | None = None
-    centres: NDArray[np.float32] | None = None
-    reaches: NDArray[np.float32] | None = None
-    starts: NDArray[np.int64] | None = None
-    num_lists: int = 0
-    probes: int = 0
 
 
 class ScanIndex:
@@ -71,6 +59,7 @@ class ScanIndex:
 
     name: ClassVar[str] = "scan"
     effort_name: ClassVar[str] = "candidates"
+    _fixed: Arguments | None = None
 
     def __init__(
         self,
@@ -156,48 +145,45 @@ class ScanIndex:
         """
         num_rows, dim = self._vectors_ND.shape
         check_search(queries_BD, k, exclude, dim=dim, hidden=hidden)
-        given = [None] * len(queries_BD) if hidden is None else hidden
-        masks = [None if m is None else np.ascontiguousarray(m, np.bool_) for m in given]
-        addresses = _addresses(masks, num_rows)
         queries_BD = np.ascontiguousarray(queries_BD, np.float32)
         count = len(queries_BD)
-        codes = query_codes(queries_BD, self._scale_D)
-        banned = [_NONE] * count if exclude is None else exclude
-        banned_F = np.concatenate(banned, dtype=np.int32) if count else _NONE
-        ends = np.array([0, *accumulate(map(len, banned))], np.int64)
+        banned_F, ends = _banned(exclude, count)
+        masks, addresses = _masked(hidden, count, num_rows)
         rows_BK = np.zeros((count, k), np.int32)
         scores_BK = np.full((count, k), -np.inf, np.float32)
-        lists = self._lists(count)
-        arguments = _Arguments(
-            _at(self._codes),
-            len(self._codes),
-            _at(self._vectors_ND),
-            num_rows,
-            dim,
-            _at(queries_BD),
-            _at(codes),
-            count,
-            _at(banned_F),
-            _at(ends),
-            _at(addresses),
-            min(num_rows, self._width(k)),
-            k,
-            _at(rows_BK),
-            _at(scores_BK),
-            *(0 if array is None else _at(array) for array in lists[:-2]),
-            lists.num_lists,
-            lists.probes,
+        arguments = self._prepared()
+        arguments.queries = address_of(queries_BD)
+        arguments.num_queries = count
+        arguments.banned = address_of(banned_F)
+        arguments.banned_from = address_of(ends)
+        arguments.hidden = address_of(addresses)
+        arguments.width = min(num_rows, self._width(k))
+        arguments.k = k
+        arguments.rows = address_of(rows_BK)
+        arguments.scores = address_of(scores_BK)
+        read = (self._codes, self._vectors_ND, queries_BD, banned_F, ends, masks, addresses)
+        return BegunScan(rows_BK, scores_BK, _address(), arguments, read)
+
+    def _prepared(self) -> Arguments:
+        """Return what is the same for every search, to be completed."""
+        if self._fixed is None:
+            self._fixed = self._arguments()
+        return Arguments.from_buffer_copy(self._fixed)
+
+    def _arguments(self) -> Arguments:
+        num_rows, dim = self._vectors_ND.shape
+        return Arguments(
+            codes=address_of(self._codes),
+            num_blocks=len(self._codes),
+            vectors=address_of(self._vectors_ND),
+            num_rows=num_rows,
+            dim=dim,
+            scale=address_of(self._scale_D),
         )
-        read = (self._codes, self._vectors_ND, queries_BD, codes, banned_F, ends, addresses, masks)
-        return BegunScan(rows_BK, scores_BK, _address(), arguments, (*read, *lists[:-2]))
 
     def _width(self, k: int) -> int:
         """Return how many rows to score exactly for a list of k."""
         return max(self.effort, SPARE * k)
-
-    def _lists(self, count: int) -> Lists:
-        """Return which lists each of so many queries reads."""
-        return Lists()
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a row, None if there is no such row."""
@@ -208,7 +194,7 @@ class ScanIndex:
         return {"codes": self._codes, "scale": self._scale_D}
 
 
-class _Arguments(ctypes.Structure):
+class Arguments(ctypes.Structure):
     """`Search` of `scan.cpp`."""
 
     _fields_ = (
@@ -217,8 +203,8 @@ class _Arguments(ctypes.Structure):
         ("vectors", ctypes.c_void_p),
         ("num_rows", ctypes.c_int64),
         ("dim", ctypes.c_int64),
+        ("scale", ctypes.c_void_p),
         ("queries", ctypes.c_void_p),
-        ("query_codes", ctypes.c_void_p),
         ("num_queries", ctypes.c_int64),
         ("banned", ctypes.c_void_p),
         ("banned_from", ctypes.c_void_p),
@@ -251,7 +237,7 @@ class BegunScan:
     scores_BK: NDArray[np.float32]
     function: int
     arguments: ctypes.Structure
-    kept: tuple[NDArray[np.generic] | Hidden | None, ...]
+    kept: tuple[object, ...]
     failed: bool = False
     widen: Callable[[NDArray[np.int32], NDArray[np.float32]], Found] | None = None
     complete: Callable[[NDArray[np.int32], NDArray[np.float32]], Found] | None = None
@@ -263,7 +249,7 @@ class BegunScan:
             MemoryError: there was not enough memory.
 
         >>> empty = np.empty((0, 1))
-        >>> len(BegunScan(empty, empty, 0, _Arguments(), ()).result()[0])
+        >>> len(BegunScan(empty, empty, 0, Arguments(), ()).result()[0])
         0
         """
         if self.failed:
@@ -309,18 +295,6 @@ def packed_codes(
     return np.ascontiguousarray(codes.reshape(blocks, LANES, groups, 4).transpose(0, 2, 1, 3))
 
 
-def query_codes(queries_BD: NDArray[np.float32], scale_D: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Return the codes (B, 4 G) of queries times scale, the largest entry of each made 127.
-
-    >>> query_codes(np.array([[2.0, -1.0]], np.float32), np.full(2, 0.5, np.float32))
-    array([[127, -64,   0,   0]], dtype=int8)
-    """
-    scaled_BD = _unit(_unit(queries_BD) * scale_D)
-    codes = np.zeros((len(queries_BD), -(-len(scale_D) // 4) * 4), np.int8)
-    codes[:, : len(scale_D)] = np.rint(scaled_BD * _LARGEST)
-    return codes
-
-
 def scale_of(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what one step of a code is worth in each dimension (D,).
 
@@ -354,24 +328,34 @@ def kept_codes(
     return np.ascontiguousarray(tensors["scale"], np.float32), codes
 
 
-def _addresses(masks: Hidden, num_rows: int) -> NDArray[np.uintp]:
-    """Return where each mask lies, 0 for none."""
-    for mask in masks:
-        if mask is not None and len(mask) < num_rows:
+def _banned(exclude: Excluded | None, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the rows that queries may not find one after the other, and where those of each end.
+
+    The first number is where those of the first begin.
+    """
+    if exclude is None:
+        return _NONE, np.zeros(count + 1, np.int64)
+    if count == 1:
+        rows = np.ascontiguousarray(exclude[0], np.int32)
+        return rows, np.array((0, len(rows)), np.int64)
+    rows = np.concatenate(exclude, dtype=np.int32) if count else _NONE
+    return rows, np.array((0, *accumulate(map(len, exclude))), np.int64)
+
+
+def _masked(
+    hidden: Hidden | None, count: int, num_rows: int
+) -> tuple[list[NDArray[np.bool_]], NDArray[np.uintp]]:
+    """Return the masks of queries, and where each one's lies, 0 for none."""
+    addresses = np.zeros(count, np.uintp)
+    masks: list[NDArray[np.bool_]] = []
+    for at, mask in enumerate(() if hidden is None else hidden):
+        if mask is None:
+            continue
+        if len(mask) < num_rows:
             raise ValueError(f"a mask has {len(mask)} rows: give one for each of {num_rows}")
-    return np.array([0 if mask is None else _at(mask) for mask in masks], np.uintp)
-
-
-def _at(array: NDArray[Any]) -> int:
-    # A third of the time that `array.ctypes.data` takes.
-    address: int = array.__array_interface__["data"][0]
-    return address
-
-
-def _unit(vectors_BD: NDArray[np.float32]) -> NDArray[np.float32]:
-    largest_B1 = np.abs(vectors_BD).max(axis=1, keepdims=True, initial=0)
-    unit_BD: NDArray[np.float32] = vectors_BD / np.maximum(largest_B1, np.finfo(np.float32).tiny)
-    return unit_BD
+        masks.append(np.ascontiguousarray(mask, np.bool_))
+        addresses[at] = address_of(masks[-1])
+    return masks, addresses
 
 
 def loaded() -> ctypes.CDLL:
@@ -408,7 +392,7 @@ def _kernel() -> ctypes.CDLL | None:
         return None
     if kernel.ouzel_scan_works():
         kernel.ouzel_scan_bytes.restype = ctypes.c_int64
-        if kernel.ouzel_scan_bytes() != LAYOUT * ctypes.sizeof(_Arguments):
+        if kernel.ouzel_scan_bytes() != LAYOUT * ctypes.sizeof(Arguments):
             return None  # Of an older Ouzel: a build that failed leaves it behind.
         kernel.ouzel_scan.argtypes = [ctypes.c_void_p]
         kernel.ouzel_worker_start.restype = ctypes.c_void_p

@@ -27,14 +27,15 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ouzel.features.addresses import address_of
 from ouzel.retrieval.faiss import POINTS_A_CENTRE, centres_of
 from ouzel.retrieval.index import Excluded, Found, Hidden, check_vectors
 from ouzel.retrieval.scan import (
     LANES,
     PLACES_AT_ONCE,
     SPARE,
+    Arguments,
     BegunScan,
-    Lists,
     ScanIndex,
     kept_codes,
     packed_codes,
@@ -165,6 +166,7 @@ class ScanListsIndex(ScanIndex):
             ValueError: as `search`.
         """
         begun = super().begin(queries_BD, k, exclude=exclude, hidden=hidden)
+        begun.arguments.probes = self.effort
         begun.widen = partial(self._widened, queries_BD, exclude, hidden)
         return begun
 
@@ -176,9 +178,10 @@ class ScanListsIndex(ScanIndex):
         rows_BK: NDArray[np.int32],
         scores_BK: NDArray[np.float32],
     ) -> Found:
-        short = np.flatnonzero(rows_BK[:, -1] == 0).tolist()
-        if not short:
+        last_B = rows_BK[:, -1]
+        if np.count_nonzero(last_B) == len(last_B):
             return rows_BK, scores_BK
+        short = np.flatnonzero(last_B == 0).tolist()
         begun = super().begin(
             queries_BD[short],
             rows_BK.shape[1],
@@ -187,8 +190,8 @@ class ScanListsIndex(ScanIndex):
         )
         everything = np.array([[0, len(self._codes)]] * len(short), np.int64)
         from_B1 = np.arange(len(short) + 1)
-        begun.arguments.ranges = everything.ctypes.data
-        begun.arguments.ranges_from = from_B1.ctypes.data
+        begun.arguments.ranges = address_of(everything)
+        begun.arguments.ranges_from = address_of(from_B1)
         run_here(begun)
         rows_BK[short], scores_BK[short] = begun.result()
         return rows_BK, scores_BK
@@ -196,18 +199,14 @@ class ScanListsIndex(ScanIndex):
     def _width(self, k: int) -> int:
         return max(CANDIDATES, SPARE * k)
 
-    def _lists(self, count: int) -> Lists:
-        """Return no ranges: the kernel finds the lists of each query."""
-        return Lists(
-            self._place_rows,
-            np.empty((0, 2), np.int64),
-            np.zeros(count + 1, np.int64),
-            self._centres_CD,
-            self._reach_C,
-            self._starts_C1,
-            len(self._centres_CD),
-            self.effort,
-        )
+    def _arguments(self) -> Arguments:
+        arguments = super()._arguments()
+        arguments.place_rows = address_of(self._place_rows)
+        arguments.centres = address_of(self._centres_CD)
+        arguments.reaches = address_of(self._reach_C)
+        arguments.starts = address_of(self._starts_C1)
+        arguments.num_lists = len(self._centres_CD)
+        return arguments
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what `ScanIndex` stores, `centres` (C, D), `spreads` (C,), `place_rows` (P,).

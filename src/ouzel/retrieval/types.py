@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +31,7 @@ def no_history() -> History:
     return History(_no_rows(), np.empty(0, np.int64))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class Query(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One request for candidates, in rows.
 
     `user` is the log's user row (None: session or anonymous). `history` may be empty. `vector`
@@ -53,9 +52,9 @@ class Query:
     k: int
     now_ms: int
     user: int | None = None
-    history: History = field(default_factory=no_history)
+    history: History = msgspec.field(default_factory=no_history)
     vector: NDArray[np.float32] | None = None
-    forbidden: NDArray[np.int32] = field(default_factory=_no_rows)
+    forbidden: NDArray[np.int32] = msgspec.field(default_factory=_no_rows)
     hidden: NDArray[np.bool_] | None = None
     source: str = ""
     deadline_ms: float = math.inf
@@ -69,23 +68,11 @@ class Query:
 
     def with_breadth(self, breadth: int) -> Query:
         """Return the same request, to gather so many candidates."""
-        return replace(self, breadth=breadth)
+        return msgspec.structs.replace(self, breadth=breadth)
 
     def with_vector(self, vector: NDArray[np.float32] | None) -> Query:
-        """Return the same request with this vector; much cheaper than `dataclasses.replace`."""
-        return Query(
-            k=self.k,
-            now_ms=self.now_ms,
-            user=self.user,
-            history=self.history,
-            vector=vector,
-            forbidden=self.forbidden,
-            hidden=self.hidden,
-            source=self.source,
-            deadline_ms=self.deadline_ms,
-            breadth=self.breadth,
-            arrangement=self.arrangement,
-        )
+        """Return the same request with this vector."""
+        return msgspec.structs.replace(self, vector=vector)
 
 
 def distinct_rows(*parts: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -98,6 +85,17 @@ def distinct_rows(*parts: NDArray[np.int32]) -> NDArray[np.int32]:
     fresh = np.ones(len(rows), np.bool_)
     np.not_equal(rows[1:], rows[:-1], out=fresh[1:])
     return rows[fresh]
+
+
+def all_finite(numbers: NDArray[np.floating]) -> bool:
+    """Return whether no number is infinite or NaN.
+
+    >>> all_finite(np.array([1.0, 3e38], np.float32)), all_finite(np.array([1.0, np.nan]))
+    (True, False)
+    """
+    flat = numbers.ravel()
+    # One product tells of all, unless it is itself too large: a third of the cost of looking.
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
 def visible(rows_K: NDArray[np.integer], hidden_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -119,8 +117,7 @@ def among(rows_K: NDArray[np.integer], sorted_F: NDArray[np.int32]) -> NDArray[n
     return np.asarray(sorted_F[places_K] == rows_K)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, eq=False):
     """K candidates as columns of one length: never a list of objects.
 
     `rows_K` int32 catalogue rows, `scores_K` float32 (higher is better), `sources_K` int8: which
