@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.catalog import Catalog
-from ouzel.events.shared_array import shared_zeros
+from ouzel.events.mapped_array import shared_zeros
 
 COLUMN = "available"
 HIDING = frozenset({"false", "no", "0"})

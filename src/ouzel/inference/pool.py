@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ouzel.events.interactions import History
-from ouzel.events.shared_array import shared_zeros
+from ouzel.events.mapped_array import mapped_zeros
 from ouzel.features.states import StateShape
 
 Array = NDArray[Any]
@@ -131,7 +132,7 @@ class StatePool:
             )
         self.shape = shape
         slots = self.num_slots
-        zeros = shared_zeros if shared else np.zeros
+        zeros = partial(mapped_zeros, shared=shared)
         self._rings = arrays(shape)
         self.cache = [zeros((slots, *ring.shape), ring.dtype) for ring in self._rings]
         self.last_SD = zeros((slots, shape.dim), np.float32)
@@ -248,17 +249,22 @@ class StatePool:
         the ones that were encoded, and the first of them is number `start`. Their numbers decide
         the places in the ring.
         """
-        length = min(len(history), self.shape.receptive_field)
-        kept = np.arange(max(0, length - self.shape.window), length)
-        places = (start + kept) % self.shape.window
+        length, window = min(len(history), self.shape.receptive_field), self.shape.window
+        first = max(0, length - window)
+        # Where the oldest of them lies in the ring; from there they go on up to its end, and then
+        # from its beginning.
+        place = (start + first) % window
+        turn = min(length, first + window - place)
         self.epoch_S[slot] += 1
         read = history.last(length)
         made = self._all([array[index] for array in encoded[:-1]], read.rows, read.times_ms)
         for array, ring, rows in zip(self.cache, self._rings, made, strict=True):
             if ring.axis is None:
                 array[slot] = rows
-            else:
-                np.moveaxis(array[slot], ring.axis, 0)[places] = rows[kept]
+                continue
+            places = _window_first(array[slot], ring.axis)
+            places[place : place + turn - first] = rows[first:turn]
+            places[: length - turn] = rows[turn:length]
         self.last_SD[slot] = encoded[-1][index]
         self.last_time_S[slot] = history.times_ms[-1]
         self.length_S[slot] = start + length
@@ -293,3 +299,9 @@ class StatePool:
         columns = {"rows": rows, "times": times_ms}
         kept = [columns[name] for name in self.shape.columns]
         return [*made[:layers], *kept, *made[layers:]]
+
+
+def _window_first(array: Array, axis: int) -> Array:
+    """Return the same values with an axis before all others: what `np.moveaxis` does, sooner."""
+    others = [number for number in range(array.ndim) if number != axis]
+    return array.transpose(axis, *others)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouzel.events.interactions import History
-from ouzel.events.shared_array import shared_zeros
+from ouzel.events.mapped_array import shared_zeros
 from ouzel.inference.encoding import HistoryEncoder, ask
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool

@@ -143,7 +143,7 @@ class Engine:
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
         bound_threads_beside()
-        self.writer.start(self._apply)
+        self.writer.start(self._apply, self._other_cores)
         self._scan_beside()
         if self._encoder is not None:
             self._encoder.start()

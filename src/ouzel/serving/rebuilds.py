@@ -29,7 +29,7 @@ MAX_WAITING = 64
 """Most users waiting; more would wait for longer than a deadline."""
 
 
-BRIEF_ENCODE_MS = 1.0
+BRIEF_ENCODE_MS = 2.0
 """An encode of so many milliseconds is done in the event loop: to hand it to another process and to
 take it back costs the loop about half of that, and who asked waits several times as long."""
 

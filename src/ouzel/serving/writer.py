@@ -1,7 +1,8 @@
 """The one writer of the event log: durable before acknowledged, many events in one commit.
 
 A thread owns all writing. It takes what waits in its queue, appends it in one transaction
-(group commit; at once when idle) and only then answers. Impressions ride along: nobody waits for
+(group commit; at once when idle) and only then answers. It keeps off the core of the event loop,
+which would otherwise wait for its turn there. Impressions ride along: nobody waits for
 them, so they gather for a moment and share a commit. Waking the thread for each of them would
 cost more than answering does.
 """
@@ -14,10 +15,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
 from ouzel.events.types import Event
+from ouzel.serving.child import stay_on
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,7 @@ class LogWriter:
     def __init__(self, log: AppendLog) -> None:
         self._log = log
         self._applied: Applied = _nothing
+        self._cores: AbstractSet[int] = frozenset()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.waiting = 0
         self.submitted = 0
@@ -121,9 +125,10 @@ class LogWriter:
         self.failure: str | None = "the writer is not running"
         self.stats = Commits()
 
-    def start(self, applied: Applied) -> None:
-        """Start the thread; call inside the event loop."""
+    def start(self, applied: Applied, cores: AbstractSet[int] = frozenset()) -> None:
+        """Start the thread, on `cores` if some are given; call inside the event loop."""
         self._applied = applied
+        self._cores = cores
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="ouzel-log-writer", daemon=True)
         self.failure = None
@@ -187,6 +192,7 @@ class LogWriter:
 
     def _run(self) -> None:
         """Body of the thread: gather, commit, report, until told to stop."""
+        stay_on(self._cores)
         stopping = False
         while not stopping:
             jobs, stopping = self._gather()
