@@ -180,11 +180,14 @@ class Batch:
         ]
 
     def _names_known(self, event: Event) -> bool:
-        """Return whether a person's event needs nothing to be handed out."""
-        if type(event) is not Interaction:
+        """Return whether an event needs nothing to be handed out."""
+        if type(event) is Interaction:
+            if event.event not in _SHIPPED and event.event not in self._verbs:
+                return False
+        elif type(event) is not Impression:
             return False
-        if event.event not in _SHIPPED and event.event not in self._verbs:
-            return False
+        elif event.user_id is None and event.session_id is None:
+            return True
         key = (event.user_id, 0) if event.user_id is not None else (event.session_id or "", 1)
         return key in self._users or key in self._met
 
