@@ -148,7 +148,7 @@ class Engine:
         if self._encoder is not None:
             self._encoder.start()
         asked = warm_up_requests(self.log, self.users)
-        # All together first: that way the encoding process makes the states.
+        # All together first: that way an encoding process, if there is one, makes the states.
         await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         for request in asked:
             self.answers.rank([request], [Timing()])
@@ -322,7 +322,8 @@ class Engine:
                 "ouzel_now",
                 "State pool, states that lack an event, largest audited error, waiting requests "
                 "and events, who listens to the stream, bytes of histories and of kept answers, "
-                "recall of the item index (@10; of lists @100), readiness, if the encoder lives.",
+                "recall of the item index (@10; of lists @100), readiness, if a process that "
+                "encodes lives (0 where none is needed).",
                 self._now,
             ),
         ]
