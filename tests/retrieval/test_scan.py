@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import select
 import shutil
 import subprocess
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from ouzel.cli.machine import cpu_flags
 from ouzel.retrieval import scan
 from ouzel.retrieval.scan import ScanIndex
+from ouzel.retrieval.scan_lists import ScanListsIndex
 from ouzel.retrieval.scan_worker import ScanWorker
 
 no_kernel = pytest.mark.skipif(not ScanIndex.works(), reason="no scan kernel on this machine")
@@ -196,3 +199,17 @@ def test_the_kernel_compiles_without_a_warning() -> None:
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", "-fsyntax-only"]
     done = subprocess.run(["g++", *flags, str(source)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@no_kernel
+@pytest.mark.parametrize("kind", [ScanIndex, ScanListsIndex])
+def test_a_search_keeps_what_it_reads_when_its_index_is_let_go(kind) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3000, 32)).astype(np.float32)
+    index = kind(vectors)
+    expected = index.search(vectors[5:7], 4)
+    begun, gone = index.begin(vectors[5:7], 4), weakref.ref(index)
+    del index
+    gc.collect()
+    assert gone() is not None, "the kernel would read what is freed"
+    scan.run_here(begun)
+    np.testing.assert_array_equal(begun.result(), expected)

@@ -161,7 +161,8 @@ class ScanIndex:
         arguments.k = k
         arguments.rows = address_of(rows_BK)
         arguments.scores = address_of(scores_BK)
-        read = (self._codes, self._vectors_ND, queries_BD, banned_F, ends, masks, addresses)
+        # With the index itself: what it was made of is read until the end, whatever replaces it.
+        read = (self, queries_BD, banned_F, ends, masks, addresses)
         return BegunScan(rows_BK, scores_BK, _address(), arguments, read)
 
     def _prepared(self) -> Arguments:
