@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,17 +55,20 @@ def test_an_encode_that_is_brief_takes_no_process(tmp_path, monkeypatch):
     same(brief, in_service(engine, lambda: crowd(engine)))
 
 
-def test_what_is_not_brief_is_not_tried_for_long(monkeypatch):
-    tried = []
+@pytest.mark.parametrize(("slow_from", "tried"), [(0, [5, 5]), (50, [5] * 5 + [50] * 2)])
+def test_what_is_not_brief_is_not_tried_for_long(monkeypatch, slow_from, tried):
+    asked = []
 
     def slow(encoder, histories, now_B):
-        tried.append(len(histories[0]))
-        time.sleep(0.005)
+        asked.append(len(histories[0]))
+        time.sleep(0.005 if len(histories[0]) >= slow_from else 0)
 
-    graphs = tiny_graphs()
+    shape = SimpleNamespace(receptive_field=50)
+    monkeypatch.setattr("ouzel.serving.rebuilds.HistoryEncoder.__init__", lambda *_, **__: None)
     monkeypatch.setattr("ouzel.serving.rebuilds.HistoryEncoder.__call__", slow)
-    assert encode_ms(graphs) >= 5.0
-    assert tried == [graphs.shape.receptive_field] * 2
+    monkeypatch.setattr("ouzel.serving.rebuilds.FEW_EVENTS", 5)
+    assert encode_ms(SimpleNamespace(shape=shape, num_rows=9)) >= 5.0
+    assert asked == tried
 
 
 async def crowd(engine):
