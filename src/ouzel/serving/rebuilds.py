@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 64
 """Most users waiting; more would wait for longer than a deadline."""
 
-
 BRIEF_ENCODE_MS = 2.0
 """An encode of so many milliseconds is done in the event loop: to hand it to another process and to
 take it back costs the loop about half of that, and who asked waits several times as long."""
 
-FEW_EVENTS = 16
+FEW_EVENTS, MANY_EVENTS = 16, 512
+"""How long the histories are that tell whether an encode is brief."""
 
 TRIES = 5
 
@@ -67,12 +67,22 @@ def fork_encoder(graphs: Graphs) -> Encoder | None:
 
 
 def encode_ms(graphs: Graphs) -> float:
-    """Return how many milliseconds the longest history takes here, the best of a few tries.
+    """Return how many milliseconds a long history takes here, the best of a few tries.
 
-    Of what is long already with a few events, or in two tries, no more is tried.
+    Of what takes long with a few events already, or in two tries, no more is tried.
+
+    >>> from types import SimpleNamespace
+    >>> from ouzel.features.states import StateShape
+    >>> ring, last = np.zeros((1, 2, 1, 2), np.float32), np.ones((1, 2), np.float32)
+    >>> graphs = SimpleNamespace(
+    ...     shape=StateShape(1, 1, 2, 2), encode=lambda *_: [ring, ring, last],
+    ...     query=lambda **_: last, counts_from_start=True, num_rows=9,
+    ... )
+    >>> encode_ms(graphs) > 0
+    True
     """
     encoder = HistoryEncoder(graphs, batch_size=1)
-    longest = graphs.shape.receptive_field
+    longest = min(MANY_EVENTS, graphs.shape.receptive_field)
     best_ms = float("inf")
     for length in (min(FEW_EVENTS, longest), longest):
         history = _made_up(length, graphs.num_rows)
