@@ -207,9 +207,9 @@ def test_refit_serves_all_data_and_still_measures_what_was_left_out(tmp_path: Pa
 def test_the_command_line_from_file_to_list(tmp_path: Path) -> None:
     data, home = tmp_path / "events.csv", tmp_path / "home"
     walks(40).write_csv(data)
-    trained = cli(
-        "train", "--data", data, "--out", home, "--minutes", "0.02", "--json", "-", small=True
-    )
+    # Whether a blend of what was trained for a second is better is a matter of chance.
+    options = ("--minutes", "0.02", "--no-blend", "--json", "-")
+    trained = cli("train", "--data", data, "--out", home, *options, small=True)
     assert trained.returncode == 0, trained.stderr
     result = json.loads(trained.stdout)
     assert result["rows"][0]["model"] == "esasrec"
