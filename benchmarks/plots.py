@@ -1,6 +1,6 @@
 """Plots of the committed results, as SVG written by hand: no plotting library is installed for it.
 
-    python benchmarks/plots.py        # benchmarks/results/**/*.json -> benchmarks/plots/*.svg
+    python -m benchmarks.plots        # benchmarks/results/**/*.json -> benchmarks/plots/*.svg
 
 The text and its colours follow the reader's light or dark scheme.
 """
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
+
+from benchmarks.charts import Axis, Series, chart
 
 ROOT = Path(__file__).parent
 WIDTH, LABEL_WIDTH, VALUE_WIDTH, BAR_HEIGHT = 720, 230, 90, 22
@@ -119,10 +121,60 @@ def bars_of(plot: Plot, documents: Iterable[dict[str, Any]]) -> list[Bar]:
     return list(found.values())
 
 
+def curves_of(documents: Iterable[dict[str, Any]]) -> dict[str, list[Series]]:
+    """Return for each data set the curve of the first seed of each model."""
+    found: dict[str, dict[str, Series]] = {}
+    for document in documents:
+        for row in document["rows"]:
+            if row.get("curve") and row["split"] == "leave-one-out":
+                named = found.setdefault(row["case"], {})
+                name = _name(row)
+                named.setdefault(name, Series(name, row["curve"]))
+    return {case: list(named.values()) for case, named in found.items()}
+
+
+def costs_of(documents: Iterable[dict[str, Any]]) -> dict[str, list[Series]]:
+    """Return for each data set a disc for each model: what a list takes, what it finds, and, by
+    the area, how large a state is; the first seed's."""
+    found: dict[str, dict[str, Series]] = {}
+    for document in documents:
+        for row in document["rows"]:
+            if "click_to_list_ms" in row and row["split"] == "leave-one-out" and "seed" in row:
+                name = f"{_name(row)}, {row['state_bytes'] / 1000:,.1f} kB"
+                radius = 4 + (row["state_bytes"] / 1000) ** 0.5
+                point = row["click_to_list_ms"], row["ndcg@10"]
+                named = found.setdefault(row["case"], {})
+                named.setdefault(_name(row), Series(name, [point], radius))
+    return {case: list(named.values()) for case, named in found.items()}
+
+
+def _name(row: Row) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
+    name: str = row["model"]
+    return f"{name} ({settings})" if settings else name
+
+
+def write_charts(target: Path) -> None:
+    """Write the charts of accuracy: learning curves, and what a model costs, by data set."""
+    documents = list(results(ROOT / "results" / "accuracy"))
+    note = "NDCG@10 on the validation part after each epoch; seed 0"
+    for case, series in curves_of(documents).items():
+        title = f"Learning curves: {case}"
+        svg = chart(title, Axis("epoch"), Axis("NDCG@10"), series, note)
+        (target / f"learning-{case}.svg").write_text(svg, "utf-8")
+    note = "click to list: median, one user, in process, no disk; area: bytes of a user's state"
+    for case, series in costs_of(documents).items():
+        if len(series) > 1:
+            took = Axis("click to list, ms", logarithmic=True)
+            svg = chart(f"What accuracy costs: {case}", took, Axis("NDCG@10, test"), series, note)
+            (target / f"costs-{case}.svg").write_text(svg, "utf-8")
+
+
 def main() -> None:
     """Write every plot that has results."""
     target = ROOT / "plots"
     target.mkdir(exist_ok=True)
+    write_charts(target)
     for plot in PLOTS:
         every = results(ROOT / "results" / plot.topic)
         documents = [document for document in every if bars_of(plot, [document])]

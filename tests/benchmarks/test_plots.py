@@ -31,3 +31,27 @@ def test_bars_are_as_long_as_their_values(tmp_path, monkeypatch, capsys):
     assert "100k items · a <b> & c" in texts
     assert "1,200/s" in texts
     assert "a cpu, 2 cores, commit abc" in texts
+
+
+def test_curves_and_costs_are_drawn_for_each_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "ROOT", tmp_path)
+    (tmp_path / "results" / "accuracy").mkdir(parents=True)
+    common = {"case": "shop", "split": "leave-one-out", "seed": 0, "settings": {}}
+    slow = {"model": "esasrec", "ndcg@10": 0.2, "click_to_list_ms": 4.0, "state_bytes": 9000}
+    fast = {"model": "ease", "ndcg@10": 0.1, "click_to_list_ms": 0.5, "state_bytes": 0}
+    curve = [[2, 0.1], [4, 0.3], [6, 0.2]]
+    rows = [{**common, **slow, "curve": curve}, {**common, **slow, "seed": 1}, {**common, **fast}]
+    (tmp_path / "results" / "accuracy" / "shop.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "plots").mkdir()
+    plots.write_charts(tmp_path / "plots")
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    learning = ElementTree.parse(tmp_path / "plots" / "learning-shop.svg")
+    (line,) = learning.findall("svg:polyline", space)
+    heights = [float(point.split(",")[1]) for point in line.get("points").split()]
+    assert heights[1] < heights[2] < heights[0], "the best epoch is drawn highest"
+    costs = ElementTree.parse(tmp_path / "plots" / "costs-shop.svg")
+    discs = costs.findall("svg:circle", space)
+    lefts, tops, radii = ([float(disc.get(name)) for disc in discs] for name in ("cx", "cy", "r"))
+    assert lefts[1] < lefts[0] and tops[1] > tops[0] and radii[1] < radii[0]
+    names = [node.text for node in costs.findall("svg:text", space)]
+    assert "esasrec, 9.0 kB" in names and "ease, 0.0 kB" in names

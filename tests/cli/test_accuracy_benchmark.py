@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ouzel.cli import main
+from ouzel.cli.benchmarking import answering
 from ouzel.recommender import given_split, train
 from ouzel.training.fit import FitResult
 
@@ -26,9 +27,14 @@ def trained(monkeypatch):
         row |= {"ndcg@10_low": found, "ndcg@10_high": found} | dict.fromkeys(METRICS, found)
         result = FitResult(epochs=3, best_epoch=2, best_score=0.0, seconds=1.5)
         baseline = {**row, "model": "popular", "ndcg@10": 0.05}
+        home.training.mkdir(exist_ok=True)
+        epochs = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "ndcg@10": found}]
+        (home.training / "metrics.jsonl").write_text("\n".join(map(json.dumps, epochs)))
         return train.Trained(bundle=None, rows=[row, baseline], result=result)
 
     monkeypatch.setattr(train, "train_home", train_home)
+    costs = {"click_to_list_ms": 2.0, "state_bytes": 9}
+    monkeypatch.setattr(answering, "answer_costs", lambda home, seed: costs)
     return asked
 
 
@@ -58,6 +64,9 @@ def test_every_seed_has_a_row_then_their_mean_then_the_baselines(trained, events
     ]
     assert rows[2]["ndcg@10"] == pytest.approx(0.2) and rows[2]["seeds"] == [0, 2]
     assert rows[2]["ndcg@10_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert rows[1]["curve"] == [[2, pytest.approx(0.3)]]
+    assert [row.get("state_bytes") for row in rows] == [9, 9, 9, None]
+    assert rows[2]["click_to_list_ms"] == 2.0
     assert {row["case"] for row in rows} == {"clicks"}
     assert [rows[0][name] for name in ("epochs", "best_epoch", "seconds")] == [3, 2, 1.5]
     assert [(options.seed, events) for options, events in trained] == [(0, 12), (2, 12)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from json import loads
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from ouzel.cli.printing.training_progress import TrainingProgress
 from ouzel.cli.train import Blend, Set, named_settings
 
 if TYPE_CHECKING:
+    from ouzel.recommender.home import Home
     from ouzel.recommender.options import Progress, TrainOptions
     from ouzel.recommender.train import Trained
 
@@ -183,6 +185,7 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
     ...
     ValueError: there is no model 'esase': did you mean 'ease'?
     """
+    from ouzel.cli.benchmarking.answering import answer_costs
     from ouzel.data.read import read
     from ouzel.recommender.cores import usable_threads
     from ouzel.recommender.given_split import GivenTest
@@ -212,7 +215,8 @@ def accuracy_rows(contest: Contest, progress: Progress) -> list[Row]:
                 if given is not None:
                     found = given.rows(progress, threads=usable_threads())
                     trained = replace(trained, rows=found)
-                measured.append(_row(trained, options))
+                row = {**_row(trained, options), "curve": _curve(home)}
+                measured.append(row | answer_costs(home, seed=options.seed))
                 parts += _parts_of(trained, options)
                 baselines = baselines or _baselines_of(trained, options)
             rows += measured
@@ -251,6 +255,13 @@ def _row(trained: Trained, options: TrainOptions) -> Row:
     }
 
 
+def _curve(home: Home) -> list[tuple[int, float]]:
+    """Return NDCG@10 on the validation part after each epoch of the last training that had one."""
+    lines = (home.training / "metrics.jsonl").read_text().splitlines()
+    epochs = [loads(line) for line in lines]
+    return [(int(epoch["epoch"]), epoch["ndcg@10"]) for epoch in epochs if "ndcg@10" in epoch]
+
+
 def _parts_of(trained: Trained, options: TrainOptions) -> list[Row]:
     """Return the rows of what the whole of a model is made of, such as the model alone."""
     own = [row for row in trained.rows[1:] if _is_of(options.model, row)]
@@ -284,6 +295,9 @@ def mean_row(rows: Sequence[Row]) -> Row:
         values = [row[name] for row in rows]
         mean |= {name: fmean(values), f"{name}_sd": stdev(values)}
     mean["seconds"] = round(fmean(row["seconds"] for row in rows), 1)
+    if "state_bytes" in first:
+        mean["state_bytes"] = first["state_bytes"]
+        mean["click_to_list_ms"] = fmean(row["click_to_list_ms"] for row in rows)
     return mean
 
 
