@@ -36,6 +36,16 @@ def did(event_id: str, item_id: str, time_ms: int = 5, **fields: object) -> Inte
     return Interaction(event_id=event_id, timestamp_ms=time_ms, item_id=item_id, **given)  # type: ignore[arg-type]
 
 
+def shown(event_id: str) -> Impression:
+    return Impression(
+        event_id=event_id,
+        timestamp_ms=5,
+        request_id="r",
+        item_ids=("a", "zz"),
+        model_version="m+0",
+    )
+
+
 def test_receipts_name_offset_user_and_row(log: EventLog) -> None:
     receipts = log.append(
         [
@@ -43,13 +53,7 @@ def test_receipts_name_offset_user_and_row(log: EventLog) -> None:
             did("1", "a"),
             did("2", "a", user_id="v"),
             did("3", "zz"),
-            Impression(
-                event_id="4",
-                timestamp_ms=5,
-                request_id="r",
-                item_ids=("a", "zz"),
-                model_version="m+0",
-            ),
+            shown("4"),
             UserUpdate(event_id="5", timestamp_ms=5, user_id="v", columns={"age": "40"}),
         ]
     )
@@ -136,10 +140,49 @@ def test_a_failure_in_the_middle_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr("ouzel.events.log_append.verb_number", fail_on_disk)
         with pytest.raises(sqlite3.OperationalError):
-            log.append([item("b", title="B"), did("1", "b")])
+            log.append([item("b", title="B"), did("1", "b", event="wave")])
     assert log.catalog.row("b") == 0
     assert log.append([item("c")])[0].row == 2
     assert log.last_offset() == 2
+
+
+def statements(log: EventLog, *events: Event) -> tuple[list[str], list[Receipt]]:
+    """Return what SQLite was told while `events` were appended, and their receipts."""
+    told: list[str] = []
+    log._writer.set_trace_callback(told.append)
+    receipts = log.append(events)
+    log._writer.set_trace_callback(None)
+    return [text.split()[0] for text in told], receipts
+
+
+def test_a_few_plain_events_of_known_users_are_one_statement(log: EventLog) -> None:
+    log.append([item("a"), did("1", "a", 5), did("2", "a", 6, user_id="v")])
+    few = [did("3", "a", 7, user_id="v"), did("4", "unheard", 8), shown("5")]
+    told, receipts = statements(log, *few)
+    assert told == ["INSERT"]
+    assert [(receipt.status, receipt.offset) for receipt in receipts] == [
+        ("accepted", 4),
+        ("accepted", 5),
+        ("accepted", 6),
+    ]
+    assert [receipt.user for receipt in receipts[:2]] == [1, 0]
+    assert [event for _, event in log.events(after=3)] == few
+    assert log.history(1).times_ms.tolist() == [6, 7]
+    # One that is known already is told so, and its company goes in.
+    told, receipts = statements(log, did("3", "a", 9, user_id="v"), did("6", "a"))
+    assert told[0] == "INSERT" and told[-1] == "COMMIT"
+    assert [receipt.status for receipt in receipts] == ["duplicate", "accepted"]
+    assert log.last_offset() == 7
+
+
+def test_one_statement_does_not_pass_over_items_of_another_process(
+    log: EventLog, path: Path
+) -> None:
+    log.append([item("a"), did("1", "a", 5)])
+    with EventLog.open(path, synchronous="OFF") as other:
+        other.append([item("b")])
+    (receipt,) = log.append([did("2", "b", 6)])
+    assert (receipt.status, receipt.row, receipt.offset) == ("accepted", 2, 4)
 
 
 def test_unknown_items_wait_until_they_are_described(log: EventLog) -> None:

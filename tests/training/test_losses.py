@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -64,6 +65,32 @@ def sample(num_positions: int = 7, num_rows: int = 23, dim: int = 5):
     items = torch.randn(num_rows, dim, generator=generator, dtype=torch.float64)
     targets = torch.randint(1, num_rows, (num_positions,), generator=generator)
     return vectors.requires_grad_(), targets, items.requires_grad_()
+
+
+@pytest.mark.parametrize("fewest", [1, 2, 7, 30])
+def test_full_softmax_is_the_cross_entropy_of_torch_with_its_gradients(fewest, monkeypatch) -> None:
+    monkeypatch.setattr("ouzel.training.losses.FEWEST_POSITIONS", fewest)
+    monkeypatch.setattr("ouzel.training.losses.LOGITS_AT_ONCE", 1)
+
+    def reference(vectors: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+        return functional.cross_entropy(vectors @ items[1:].T, targets - 1)
+
+    found = []
+    for loss in (full_softmax, reference):
+        vectors, targets, items = sample()
+        value = loss(vectors, targets, items)
+        (3 * value).backward()
+        found.append((value.detach(), vectors.grad, items.grad))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_full_softmax_of_large_scores_is_a_number() -> None:
+    vectors = torch.tensor([[300.0, -300.0]], requires_grad=True)
+    loss = full_softmax(vectors, torch.tensor([2]), ITEMS)
+    loss.backward()
+    assert loss.item() == pytest.approx(600.0)
+    assert vectors.grad is not None and vectors.grad.tolist() == [[1.0, -1.0]]
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 22, 100])

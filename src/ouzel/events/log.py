@@ -124,6 +124,9 @@ class EventLog:
         """
         for event in events:
             check_event(event)
+        receipts = self._append_alone(events)
+        if receipts is not None:
+            return receipts
         with self._transaction() as batch:
             receipts = batch.add(events)
             self._fold.step(self._writer)
@@ -278,6 +281,19 @@ class EventLog:
                     self._writer.execute("ROLLBACK")
                 raise
             batch.publish()
+
+    def _append_alone(self, events: Sequence[Event]) -> list[Receipt] | None:
+        """Return the receipts of events that are durable after one statement, None: it takes more.
+
+        While histories have room for them. A statement that fails leaves nothing behind.
+        """
+        with self._write_lock:
+            if len(events) > self._fold.room:
+                return None
+            receipts = Batch(self._writer, self._catalog, self._users).add_alone(events)
+            if receipts is not None:
+                self._fold.room -= len(receipts)
+            return receipts
 
     def _load_items(self, connection: sqlite3.Connection) -> None:
         """Take in the items behind the last row known here."""

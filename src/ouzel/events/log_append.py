@@ -36,7 +36,11 @@ class Receipt(msgspec.Struct, frozen=True):
 _encode = msgspec.json.Encoder().encode
 _decode_columns = msgspec.json.Decoder(dict[str, str]).decode
 
-_SHIPPED = frozenset(VERBS)
+_SHIPPED = {verb: number for number, verb in enumerate(VERBS)}
+"""Their numbers are the same in every log."""
+
+FEW_ROWS = 16
+"""Most events that may be a transaction of one statement."""
 
 MOST_ROWS = 64
 """Most events in one statement. A statement lets go of the interpreter and must win it back, which
@@ -50,11 +54,14 @@ Users = dict[tuple[str, int], int]
 
 
 @lru_cache
-def _insert(rows: int) -> str:
+def _insert(rows: int, *, guarded: bool = False) -> str:
     row = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    given = f"VALUES {', '.join([row] * rows)}"
+    if guarded:
+        given = f"SELECT * FROM ({given}) WHERE (SELECT coalesce(max(row), 0) FROM items) < ?"
     return (
         "INSERT INTO events (event_id, timestamp_ms, user, row, verb, value, waiting_item,"
-        f" request_id, body) VALUES {', '.join([row] * rows)}"
+        f" request_id, body) {given}"
     )
 
 
@@ -70,10 +77,10 @@ class Batch:
         self._connection = connection
         self._catalog = catalog
         self._users: Users = {} if users is None else users
+        self._verbs = dict(_SHIPPED)
         self._met: Users = {}
         self._fresh: dict[str, int] = {}
         self._texts: list[tuple[str, int, str]] = []
-        self._verbs: dict[str, int] = {}
 
     def add(self, events: Sequence[Event]) -> list[Receipt]:
         """Return the receipts of `events`; those whose id is not known yet are stored."""
@@ -88,6 +95,26 @@ class Batch:
             else:
                 plain.append(event)
         return receipts + self._store(plain)
+
+    def add_alone(self, events: Sequence[Event]) -> list[Receipt] | None:
+        """Return the receipts of a few events that were now stored and committed, or None.
+
+        Outside of a transaction, and only events that need nothing but a row each. None, with
+        nothing done, if there are others among them, an id is known, or the log has an item that
+        the catalogue lacks. For each statement the interpreter is let go and must be won back, which
+        beside a busy event loop takes longer than the disk; here there is one.
+        """
+        if not 0 < len(events) <= FEW_ROWS or not all(map(self._names_known, events)):
+            return None
+        records = [self._record(event) for event in events]
+        given = [field for record in records for field in record]
+        try:
+            done = self._connection.execute(
+                _insert(len(records), guarded=True), (*given, len(self._catalog))
+            )
+        except sqlite3.IntegrityError:
+            return None
+        return _receipts(records, int(done.lastrowid or 0)) if done.rowcount > 0 else None
 
     def publish(self) -> None:
         """Put the committed items and texts into the live catalogue."""
@@ -172,17 +199,12 @@ class Batch:
     def _insert(self, records: list[Record]) -> list[Receipt]:
         fields = [field for record in records for field in record]
         last = self._connection.execute(_insert(len(records)), fields).lastrowid
-        # One statement of the one writer hands out its offsets in a row.
-        first = int(last or 0) - len(records) + 1
-        return [
-            Receipt("accepted", offset, record[2], record[3])
-            for offset, record in enumerate(records, first)
-        ]
+        return _receipts(records, int(last or 0))
 
     def _names_known(self, event: Event) -> bool:
         """Return whether an event needs nothing to be handed out."""
         if type(event) is Interaction:
-            if event.event not in _SHIPPED and event.event not in self._verbs:
+            if event.event not in self._verbs:
                 return False
         elif type(event) is not Impression:
             return False
@@ -272,3 +294,13 @@ class Batch:
             "UPDATE items SET columns = ? WHERE row = ?", (_encode(merged).decode(), row)
         )
         self._texts += [(name, row, merged[name]) for name in columns]
+
+
+def _receipts(records: Sequence[Record], last: int) -> list[Receipt]:
+    """Return the receipts of records, which have the offsets up to `last`."""
+    # One statement of the one writer hands out its offsets in a row.
+    first = last - len(records) + 1
+    return [
+        Receipt("accepted", offset, record[2], record[3])
+        for offset, record in enumerate(records, first)
+    ]

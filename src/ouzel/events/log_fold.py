@@ -41,6 +41,9 @@ _ALL_USERS = (1 << 63) - 1
 class Fold:
     """The writer's part: call `step` at the end of each of its transactions.
 
+    `room` is how many events more may come before there is something to do: a transaction of fewer
+    may leave the call out, and take them from that.
+
     >>> from pathlib import Path
     >>> from ouzel.events.log_schema import open_writer
     >>> connection = open_writer(Path(":memory:"), "FULL")
@@ -50,6 +53,7 @@ class Fold:
     """
 
     def __init__(self) -> None:
+        self.room = 0
         self._slices: tuple[int, list[int]] = (0, [])
 
     def step(self, connection: sqlite3.Connection) -> None:
@@ -58,7 +62,9 @@ class Fold:
             "SELECT done, until, cursor,"
             " (SELECT seq FROM sqlite_sequence WHERE name = 'events') FROM fold"
         ).fetchone()
+        self.room = 0
         if last is None or (done == until and last - done < FOLD_EVENTS):
+            self.room = done + FOLD_EVENTS - 1 - (last or 0)
             return
         if done == until:
             connection.execute("UPDATE fold SET until = ?, cursor = 0", (last,))
@@ -66,10 +72,13 @@ class Fold:
         if self._slices[0] != until:
             self._slices = (until, _slices(connection, done, until))
         ends = self._slices[1]
-        due = 1 + (last - until) // max(1, SLICE_EVENTS // 2)
+        half = max(1, SLICE_EVENTS // 2)
+        due = 1 + (last - until) // half
         if due >= len(ends):
             fold_until(connection, until)
-        elif cursor < ends[due - 1]:
+            return
+        self.room = until + due * half - 1 - last
+        if cursor < ends[due - 1]:
             given = {"until": until, "below": ends[due - 1]}
             connection.execute(_INTO_HISTORIES, given)
             connection.execute("UPDATE fold SET cursor = :below", given)
