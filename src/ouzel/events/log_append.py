@@ -101,7 +101,7 @@ class Batch:
 
         Outside of a transaction, and only events that need nothing but a row each. None, with
         nothing done, if there are others among them, an id is known, or the log has an item that
-        the catalogue lacks. For each statement the interpreter is let go and must be won back, which
+        the catalogue lacks. Each statement lets go of the interpreter and has to win it back, which
         beside a busy event loop takes longer than the disk; here there is one.
         """
         if not 0 < len(events) <= FEW_ROWS or not all(map(self._names_known, events)):
