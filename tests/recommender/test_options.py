@@ -62,6 +62,18 @@ def test_settings_of_the_fit_are_told_from_those_of_the_model() -> None:
     assert settings_for(few, told).learning_rate == 0.5
 
 
+def test_few_items_are_all_negatives_unless_something_else_is_asked_for() -> None:
+    def loss_of(num_items: int, **settings: str) -> str:
+        visits = History(np.array([1, num_items], np.int32), np.array([10, 20]))
+        interactions = from_histories([visits], num_rows=num_items + 1)
+        return settings_for(interactions, TrainOptions(settings=settings)).loss
+
+    assert loss_of(20_000) == "full_softmax"
+    assert loss_of(20_001) == "sampled_softmax"
+    assert loss_of(20_000, num_negatives="64") == "sampled_softmax"
+    assert loss_of(20_000, num_negatives="64", loss="gbce") == "gbce"
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

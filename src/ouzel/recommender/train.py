@@ -45,6 +45,10 @@ STEPS_PER_EPOCH = 150
 """Small data gets small batches: about this many steps an epoch, within the bounds below."""
 
 BATCH_TOKENS = (1024, 6400)
+FULL_SOFTMAX_ITEMS = 20_000
+"""Up to so many items a target is told from all of them, not from a sample: an epoch takes up to
+twice as long, and what it comes to finds 5 % more (docs/decisions.md, 39)."""
+
 DROPOUT = 0.2
 SPARSE_DROPOUT = 0.5
 SPARSE_EVENTS_PER_ITEM = 50
@@ -353,17 +357,25 @@ def _sequence_model(options: TrainOptions) -> type[SequenceEncoder]:
 
 
 def settings_for(interactions: Interactions, options: TrainOptions) -> FitSettings:
-    """Return how to fit a sequence model: batches that give small data enough steps an epoch.
+    """Return how to fit a sequence model: batches that give small data enough steps an epoch, and
+    all items as negatives where they are few enough.
 
     >>> import numpy as np
     >>> from ouzel.events.interactions import History, from_histories
     >>> few = from_histories([History(np.array([1, 2], np.int32), np.array([10, 20]))], num_rows=3)
-    >>> settings_for(few, TrainOptions(minutes=5)).batch_tokens
-    1024
+    >>> settings = settings_for(few, TrainOptions(minutes=5))
+    >>> settings.batch_tokens, settings.loss
+    (1024, 'full_softmax')
     """
     smallest, largest = BATCH_TOKENS
     tokens = min(largest, max(smallest, len(interactions) // STEPS_PER_EPOCH))
-    usual = {"batch_tokens": tokens, "learning_rate": _sequence_model(options).learning_rate}
+    usual: dict[str, Any] = {
+        "batch_tokens": tokens,
+        "learning_rate": _sequence_model(options).learning_rate,
+    }
+    few_items = interactions.num_rows - 1 <= FULL_SOFTMAX_ITEMS
+    if few_items and "num_negatives" not in options.fit_settings:
+        usual["loss"] = "full_softmax"
     told = {**usual, **options.fit_settings}
     return FitSettings(minutes=options.minutes, seed=options.seed, **told)
 
