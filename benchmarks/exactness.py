@@ -1,6 +1,6 @@
 """The backbone beside a twin that may use all that append-exactness forbids, on one data set.
 
-    python benchmarks/exactness.py --data PATH --case NAME --seeds 0,1,2 --json FILE
+    python -m benchmarks.exactness --data PATH --case NAME --seeds 0,1,2 --json FILE
 
 Both have the same blocks, loss, batches, time of the request and rule for stopping (NDCG@10 of the
 validation part), and are measured on the same test part. The twin sees more, at the price that
@@ -106,7 +106,7 @@ def main() -> None:
         rows[-1] |= {"ndcg@10_lead_high": lead.high}
     limit = f" --minutes {arguments.minutes:g}" if arguments.minutes else ""
     command = (
-        f"python benchmarks/exactness.py --data DATA/{arguments.data.name} "
+        f"python -m benchmarks.exactness --data DATA/{arguments.data.name} "
         f"--case {arguments.case}{limit} --seeds {arguments.seeds} --json FILE"
     )
     emit(record(rows, command=command, seed=0), arguments.json, title="Exact, and its twin")

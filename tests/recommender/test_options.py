@@ -68,10 +68,10 @@ def test_few_items_are_all_negatives_unless_something_else_is_asked_for() -> Non
         interactions = from_histories([visits], num_rows=num_items + 1)
         return settings_for(interactions, TrainOptions(settings=settings)).loss
 
-    assert loss_of(20_000) == "full_softmax"
-    assert loss_of(20_001) == "sampled_softmax"
-    assert loss_of(20_000, num_negatives="64") == "sampled_softmax"
-    assert loss_of(20_000, num_negatives="64", loss="gbce") == "gbce"
+    assert loss_of(16_384) == "full_softmax"
+    assert loss_of(16_385) == "sampled_softmax"
+    assert loss_of(16_384, num_negatives="64") == "sampled_softmax"
+    assert loss_of(16_384, num_negatives="64", loss="gbce") == "gbce"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ STEPS_PER_EPOCH = 150
 """Small data gets small batches: about this many steps an epoch, within the bounds below."""
 
 BATCH_TOKENS = (1024, 6400)
-FULL_SOFTMAX_ITEMS = 20_000
+FULL_SOFTMAX_ITEMS = 16_384
 """Up to so many items a target is told from all of them, not from a sample: an epoch takes up to
 twice as long, and what it comes to finds 5 % more (docs/decisions.md, 39)."""
 
