@@ -133,6 +133,8 @@ def test_ratings_of_a_peer_are_beside_the_like_of_them(monkeypatch):
     assert funk["ouzel_times"] == pytest.approx(plain["events_per_cpu_s"] / per_s)
     assert biased["ouzel_times"] == pytest.approx(means["events_per_cpu_s"] / per_s)
     assert funk["ouzel_times_ranking"] == pytest.approx(30 / plain["rank_cpu_ms"])
+    assert funk["ouzel_times_listing"] == pytest.approx(30 / plain["list_cpu_ms"])
+    assert plain["list_cpu_ms"] < plain["rank_cpu_ms"]
     assert biased["rmse_by_rate"] == {"0.01": None, "0.05": 0.9}
 
 

@@ -25,8 +25,8 @@ CASES: tuple[Case, ...] = ("backbone", "ials", "online", "ease")
 SHOWN = (
     "system", "case", "loss", "tokens_per_s", "tokens_per_cpu_s", "padding_share",
     "seconds_a_sweep", "cpu_seconds_to_loss", "sweeps_to_loss", "events_per_cpu_s", "rmse",
-    "rank_cpu_ms", "recall@10", "recall@10_stopped", "items", "seconds", "cpu_seconds",
-    "ouzel_times", "ouzel_times_ranking", "missing",
+    "rank_cpu_ms", "list_cpu_ms", "recall@10", "recall@10_stopped", "items", "seconds",
+    "cpu_seconds", "ouzel_times", "ouzel_times_ranking", "ouzel_times_listing", "missing",
 )  # fmt: skip
 
 
