@@ -32,9 +32,8 @@ BATCH = 1024
 """Events that Ouzel reads from a log at once; River takes one at a time."""
 
 EVENTS, QUICK_EVENTS = 100_000, 20_000
-RANKED = 10_000
-LISTED = 10
-"""Items that are put in order for one user."""
+RANKED, LISTED = 10_000, 10
+"""Items that are put in order for one user, and of which the best are found."""
 
 FOLLOWED = {"isgd": 200_000, "bpr": 200_000, "eals": 10_000}
 """How many events each model of positive feedback follows."""
