@@ -247,3 +247,14 @@ def test_sequence_models(name: str, case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["one user"])
 def test_the_backbone_with_its_graphs(case: str, tmp_path: Path) -> None:
     ended(whole, "esasrec", CASES[case], tmp_path / "home")
+
+
+def test_events_without_times_are_told_of() -> None:
+    told = Told()
+    untimed = from_arrow(pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"]}))
+    train.cleaned(untimed, TrainOptions(), told)
+    (line,) = told.texts
+    assert line.startswith("The events have no times") and "timestamp=COLUMN" in line
+    timed = from_arrow(pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [5]}))
+    train.cleaned(timed, TrainOptions(), told)
+    assert len(told.texts) == 1

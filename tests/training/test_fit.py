@@ -11,7 +11,7 @@ import torch
 
 from ouzel.events.interactions import History, Interactions, from_histories
 from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
-from ouzel.training.checkpoint import load_checkpoint
+from ouzel.training.checkpoint import forget, load_checkpoint
 from ouzel.training.fit import FitResult, FitSettings, fit
 from tests.tiny import START_MS
 
@@ -92,9 +92,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, validated
     resumed = model()
     run(resumed, tmp_path / "cut", epochs=6, validate=validate)
     assert torch.equal(weights(whole), weights(resumed))
-    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    # What came after the training was interrupted: there is nothing to train again.
+    again = model()
+    run(again, tmp_path / "cut", epochs=6, validate=validate)
+    assert torch.equal(weights(whole), weights(again))
+    assert (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines() == lines
+    forget(tmp_path / "cut")
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
 
 
 def test_a_checkpoint_of_other_data_or_settings_is_not_taken_up(tmp_path: Path) -> None:
@@ -194,7 +200,8 @@ def test_training_goes_on_from_the_weights_and_not_from_their_average(tmp_path: 
         net, after_steps = model(), []
         settings = FitSettings(epochs=4, batch_tokens=64, num_negatives=8, validate_every=1)
         fit(
-            net, data(), settings, max_length=6, validate=validate, directory=tmp_path,
+            net, data(), settings, max_length=6, validate=validate,
+            directory=tmp_path / str(len(ends)),
             on_batch=lambda epoch, fraction, net=net, to=after_steps: to.append(weights(net)),
         )  # fmt: skip
         ends.append(after_steps[-1])

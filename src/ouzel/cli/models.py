@@ -26,7 +26,12 @@ def command(
     shown = [
         {name: row[name] for name in row if name not in ("presets", "settings")} for row in rows
     ]
-    emit(rows, json, title="Models, for ouzel train --model NAME", shown=shown)
+    emit(
+        rows,
+        json,
+        title="Models, for ouzel train --model NAME; of kind ctr: --ctr NAME",
+        shown=shown,
+    )
 
 
 def model_rows() -> list[dict[str, Any]]:

@@ -57,10 +57,18 @@ def model_named(name: str) -> type[Model]:
     Traceback (most recent call last):
     ...
     ValueError: there is no model 'essrec': did you mean 'esasrec'?
+    >>> model_named("deepfm")
+    Traceback (most recent call last):
+    ...
+    ValueError: deepfm finds nothing, it orders what a model has found: train one with --ctr deepfm
     """
     known = {model.name: model for model in MODELS}
     if name in known:
         return known[name]
+    if name in {model.name for model in CTR_MODELS}:
+        raise ValueError(
+            f"{name} finds nothing, it orders what a model has found: train one with --ctr {name}"
+        )
     raise ValueError(f"there is no model {name!r}: {_hint(name, tuple(known))}")
 
 

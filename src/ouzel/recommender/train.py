@@ -37,6 +37,7 @@ from ouzel.recommender.publish import (
     validation_histories,
 )
 from ouzel.recommender.ranker import fit_split_ranker, refit_ranker
+from ouzel.training.checkpoint import forget
 from ouzel.training.fit import FitResult, FitSettings, fit
 from ouzel.training.ranking import RankingResult
 from ouzel.training.validation import ndcg_validator
@@ -54,6 +55,8 @@ SPARSE_DROPOUT = 0.5
 SPARSE_EVENTS_PER_ITEM = 50
 VALIDATION_TARGETS = 4000
 EPOCHS_WITHOUT_VALIDATION = 20
+REFIT = "refit"
+"""Where in the training folder of a home the training on everything keeps its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ def cleaned(dataset: Dataset, options: TrainOptions, progress: Progress) -> Data
     ['1']
     """
     frame = dataset.frame
+    if not dataset.report.has_time:
+        progress.warn(
+            "The events have no times, so the order of the file stands for them: if a column has "
+            "the times, name it (timestamp=COLUMN), in a new home"
+        )
     if options.min_value is not None:
         frame = implicit(frame, threshold=options.min_value)
     if options.k_core is not None:
@@ -151,6 +159,8 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         bundle, rows = add_fields(home, trained.bundle, split, options, progress)
         trained = replace(trained, bundle=bundle, rows=rows)
     home.store().promote(trained.bundle.digest)
+    for directory in (home.training, home.training / REFIT):
+        forget(directory)
     return trained
 
 
@@ -276,7 +286,23 @@ def fit_split(
         on_batch=_batch_progress(progress),
         on_epoch=progress.epoch,
     )
+    progress.say(ended(result, settings))
     return model, result
+
+
+def ended(result: FitResult, settings: FitSettings) -> str:
+    """Return in words why a training ended, and which weights it leaves.
+
+    >>> ended(FitResult(9, 7, 0.1, seconds=61.0), FitSettings(minutes=1))
+    'Trained 9 epochs (the 1 minutes are over); the weights of epoch 7 stay'
+    """
+    if result.epochs >= settings.epochs:
+        why = "that is all of them"
+    elif settings.minutes is not None and result.seconds >= 60 * settings.minutes:
+        why = f"the {settings.minutes:g} minutes are over"
+    else:
+        why = f"nothing was better for {settings.patience} validations"
+    return f"Trained {result.epochs} epochs ({why}); the weights of epoch {result.best_epoch} stay"
 
 
 def _refit(
@@ -298,7 +324,7 @@ def _refit(
         settings,
         max_length=model.config.window,
         validate=None,
-        directory=home.training / "refit",
+        directory=home.training / REFIT,
         on_batch=_batch_progress(progress),
         on_epoch=progress.epoch,
     )

@@ -17,6 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+CHECKPOINT = "checkpoint.safetensors"
+"""The file of a run in the directory that it was given."""
+
 
 class RunState(msgspec.Struct, kw_only=True):
     """The counters of a run; `fingerprint` tells whether a checkpoint belongs to this run."""
@@ -72,6 +75,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def forget(directory: Path) -> None:
+    """Remove the checkpoint in a directory, if there is one.
+
+    >>> forget(Path("no-such-directory"))
+    """
+    (directory / CHECKPOINT).unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -34,6 +34,7 @@ from ouzel.events.interactions import Interactions
 from ouzel.features.batches import TrainingBatch, training_batches, training_windows
 from ouzel.models.protocols import SequenceEncoder
 from ouzel.training.checkpoint import (
+    CHECKPOINT,
     Checkpoint,
     RunState,
     load_checkpoint,
@@ -135,8 +136,9 @@ def fit(
     """Return how training `model` on `interactions` went; the model ends with its best weights.
 
     `validate` returns the score to maximise (NDCG@10); None trains all epochs and keeps the last
-    average. `directory` receives `metrics.jsonl` and, until the end, `checkpoint.safetensors`; if
-    it holds a checkpoint of this very run, training goes on from there.
+    average. `directory` receives `metrics.jsonl` and `checkpoint.safetensors`; if it holds a
+    checkpoint of this very run, training goes on from there, and has nothing to do if that was its
+    end: `checkpoint.forget` it once the model is safe.
 
     Raises:
         ValueError: there is nothing to learn from: no user has two interactions.
@@ -182,7 +184,7 @@ class _Run:
             settings.loss, interactions, num_negatives=settings.num_negatives
         )
         self.log_path = directory / "metrics.jsonl"
-        self.checkpoint_path = directory / "checkpoint.safetensors"
+        self.checkpoint_path = directory / CHECKPOINT
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=settings.learning_rate,
@@ -295,10 +297,9 @@ class _Run:
         return self.row
 
     def close(self, *, validated: bool) -> FitResult:
-        """Put the best weights in place and remove the checkpoint."""
+        """Put the best weights in place."""
         self.model.load_state_dict(self.best if validated and self.best else self.average)
         self.model.eval()
-        self.checkpoint_path.unlink(missing_ok=True)
         state = self.state
         best_epoch = state.best_epoch if self.best else state.epoch
         return FitResult(state.epoch, best_epoch, state.best_score, state.seconds)
