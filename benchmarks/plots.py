@@ -128,7 +128,8 @@ def curves_of(documents: Iterable[dict[str, Any]]) -> dict[str, list[Series]]:
         for row in document["rows"]:
             if row.get("curve") and row["split"] == "leave-one-out":
                 named = found.setdefault(row["case"], {})
-                name = _name(row)
+                # It is the model that was trained, whatever it was blended with after that.
+                name = _name(row).replace(" + blend", "")
                 named.setdefault(name, Series(name, row["curve"]))
     return {case: list(named.values()) for case, named in found.items()}
 

@@ -57,7 +57,7 @@ def test_every_seed_has_a_row_then_their_mean(events, tmp_path, monkeypatch) -> 
     ("words", "message"),
     [
         (("--split", "random", "--models", "deepmf"), "did you mean 'deepfm'"),
-        (("--models", "deepfm"), "there is no model 'deepfm'"),
+        (("--models", "deepfm"), "it orders what a model has found"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(events, capsys, words, message) -> None:

@@ -293,8 +293,9 @@ def test_cleaning_is_told_and_takes_away_what_it_says() -> None:
         def say(self, text: str) -> None:
             told.append(text)
 
-    rows = [("a", "x", 5.0), ("a", "y", 1.0), ("b", "x", 4.0), ("b", "z", None)]
-    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "value"], orient="row")
+    rows = [("a", "x", 5.0, 1), ("a", "y", 1.0, 2), ("b", "x", 4.0, 1), ("b", "z", None, 2)]
+    schema = ["user_id", "item_id", "value", "timestamp"]
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
     dataset = from_arrow(frame)
     kept = cleaned(dataset, TrainOptions(min_value=4), Telling()).frame
     assert kept["item_id"].to_list() == ["x", "x", "z"]

@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"retry: 2000\n\n")
         self.wfile.flush()
-        while (tick := self.fake.ticks.get()) is not None:
+        while (tick := self._next_tick()) is not None:
             event = f"event: tick\ndata: {json.dumps(tick)}\n\n".encode()
             # In two parts: an event need not come in one piece.
             self.wfile.write(event[:20])
@@ -147,6 +147,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(event[20:])
             self.wfile.flush()
         self.close_connection = True
+
+    def _next_tick(self) -> dict[str, Any] | None:
+        """Return the next tick; until there is one, say every second that the server is there."""
+        while True:
+            try:
+                return self.fake.ticks.get(timeout=1)
+            except queue.Empty:
+                self.wfile.write(b": nothing yet\n\n")
+                self.wfile.flush()
 
     def _reply(self, value: Any) -> None:
         refused = self.fake.refuse_with
