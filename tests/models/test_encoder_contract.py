@@ -19,6 +19,7 @@ from ouzel.features.recency import fade_of, weighted_rows
 from ouzel.inference.fold_in import FoldIn
 from ouzel.models.encoder import Encoder
 from ouzel.models.factorization import FACTORIZATION_MODELS, RATING_MODELS
+from ouzel.models.factorization.eals import EALS
 from ouzel.models.factorization.fpmc import FPMC
 from ouzel.models.factorization.ials import IALS, IALSConfig
 from ouzel.training.factorization import fit_encoder, fold_in_validator
@@ -175,6 +176,15 @@ class TestContract:
 def test_impossible_settings_of_a_model_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         IALSConfig(**wrong)
+
+
+@pytest.mark.parametrize("kind", [IALS, EALS])
+def test_what_was_not_seen_weighs_as_the_data_are_dense(kind) -> None:
+    left_open = kind.presets["S"]
+    dense = kind.settled(left_open, matrix()).alpha
+    wide = kind.data_of(from_histories(histories(), num_rows=1 + 100 * (NUM_ROWS - 1)))
+    assert kind.settled(left_open, wide).alpha == pytest.approx(dense / 100)
+    assert kind.settled(replace(left_open, alpha=0.5), wide).alpha == 0.5
 
 
 def test_validation_without_targets_is_none() -> None:

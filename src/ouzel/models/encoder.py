@@ -85,6 +85,11 @@ class Encoder(nn.Module, ABC):
             self.items.weight[0] = 0
 
     @classmethod
+    def settled(cls, config: Any, matrix: Matrix) -> Any:
+        """Return a config in which nothing is left to the data it is trained on."""
+        return config
+
+    @classmethod
     @abstractmethod
     def build(cls, config: Any, *, num_users: int, num_rows: int) -> Encoder:
         """Return an untrained model."""
@@ -125,6 +130,25 @@ class Encoder(nn.Module, ABC):
         if ridge.after is not None:
             fold_in["after"] = ridge.after.numpy()
         return {"items": {"vectors": self.items.weight.detach().numpy().copy()}, "fold_in": fold_in}
+
+
+UNSEEN = 6.7
+"""What all pairs that were not seen weigh together, relative to all that were: of the values
+tried, that of the best NDCG@10 on validation for MovieLens-1M, and good on Amazon Beauty."""
+
+
+def unseen_weight(matrix: Matrix) -> float:
+    """Return what a pair that was not seen weighs, relative to one that was: `UNSEEN` E / (U N).
+
+    A weight that does not follow the density of the data drowns what users of a sparse catalogue
+    did in what they did not do.
+
+    >>> lines = Matrix(np.array([0, 1, 2]), np.array([1, 2], np.int32), 101)
+    >>> round(unseen_weight(lines), 6)
+    0.067
+    """
+    pairs = matrix.num_users * (matrix.num_rows - 1)
+    return UNSEEN * max(1, len(matrix)) / max(1, pairs)
 
 
 def check_matrix(matrix: Matrix, model: Encoder) -> None:

@@ -128,6 +128,8 @@ def _fit(
     if issubclass(model_class, Encoder | GraphEncoder):
         fitted_to = model_class.data_of if issubclass(model_class, Encoder) else matrix_of
         matrix = fitted_to(train)
+        if issubclass(model_class, Encoder):
+            config = model_class.settled(config, matrix)
         torch.manual_seed(options.seed)
         encoder = _untrained(model_class, config, matrix)
         validate = None

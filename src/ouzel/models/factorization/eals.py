@@ -29,7 +29,7 @@ L = longest of them, E = events, M = vectors of the other side that a line holds
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from torch import Tensor
 
 from ouzel.features.matrix import Matrix, chunks
 from ouzel.models.about import About
-from ouzel.models.encoder import Ridge, check_factors, check_matrix
+from ouzel.models.encoder import Ridge, check_factors, check_matrix, unseen_weight
 from ouzel.models.online import OnlineEncoder, Places
 
 
@@ -50,8 +50,9 @@ class EALSConfig:
     """Size D of user and item factors."""
     epochs: int = 30
     """At most this many sweeps; the best one on validation is kept."""
-    alpha: float = 0.3
-    """Mean weight of a pair that was not seen, relative to one that was."""
+    alpha: float | None = None
+    """Mean weight of a pair that was not seen, relative to one that was; None: `unseen_weight` of
+    the data, and 0.3 where there are none to begin with."""
     popularity: float = 0.4
     """How that weight grows with the users of an item: 1 as they do, 0 not at all."""
     l2: float = 0.007
@@ -61,10 +62,15 @@ class EALSConfig:
 
     def __post_init__(self) -> None:
         check_factors(self)
-        if not (self.alpha > 0 and self.l2 > 0):
+        if not (self.weight > 0 and self.l2 > 0):
             raise ValueError(f"alpha is {self.alpha}, l2 is {self.l2}: give more than 0")
         if not self.popularity >= 0:
             raise ValueError(f"popularity is {self.popularity}: give 0 or more")
+
+    @property
+    def weight(self) -> float:
+        """Return `alpha`, where it is left to the data that of a model without any."""
+        return 0.3 if self.alpha is None else self.alpha
 
 
 PRESETS = {"S": EALSConfig()}
@@ -87,6 +93,12 @@ class EALS(OnlineEncoder):
         offsets_U1 = np.zeros(num_users + 1, np.int64)
         self._matrix = Matrix(offsets_U1, np.empty(0, np.int32), num_rows)
         self._refresh: _Refresh | None = None
+
+    @classmethod
+    def settled(cls, config: EALSConfig, matrix: Matrix) -> EALSConfig:
+        """Return a config whose `alpha` is told."""
+        alpha = unseen_weight(matrix) if config.alpha is None else config.alpha
+        return replace(config, alpha=alpha)
 
     @classmethod
     def build(cls, config: EALSConfig, *, num_users: int, num_rows: int) -> EALS:
@@ -162,7 +174,7 @@ class EALS(OnlineEncoder):
         refresh = self._refresh
         counts_N = self._matrix.counts_N() if refresh is None else refresh.seen.counts_N()
         powers_N = _powers(counts_N, self.config.popularity)
-        scale = self.config.alpha * (len(powers_N) - 1) / max(float(powers_N.sum()), 1.0)
+        scale = self.config.weight * (len(powers_N) - 1) / max(float(powers_N.sum()), 1.0)
         return powers_N * scale
 
 
@@ -262,11 +274,11 @@ class _Refresh:
         self._items_DD += (self._power(row) - power) * np.outer(item_D, item_D)
         self._powers += self._power(row) - power
         power, num_items = self._power(row), len(items_ND) - 1
-        scale = self._config.alpha * num_items / self._powers
+        scale = self._config.weight * num_items / self._powers
 
         user_D = users_UD[user].astype(np.float64)
         others_MD = items_ND[np.frombuffer(seen.rows_of[user], np.int32)]
-        solved_D = self._solved(others_MD, scale * self._items_DD, self._config.alpha * num_items)
+        solved_D = self._solved(others_MD, scale * self._items_DD, self._config.weight * num_items)
         users_UD[user] = solved_D
         self._users_DD += np.outer(solved_D, solved_D) - np.outer(user_D, user_D)
 

@@ -25,14 +25,14 @@ L = longest of them, P = block, M = rows of the other side, X = rows of this sid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ouzel.features.matrix import Matrix, chunks
 from ouzel.models.about import About
-from ouzel.models.encoder import Encoder, Ridge, check_factors, check_matrix
+from ouzel.models.encoder import Encoder, Ridge, check_factors, check_matrix, unseen_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,9 @@ class IALSConfig:
     """Size D of user and item factors."""
     epochs: int = 16
     """At most this many sweeps; the best one on validation is kept."""
-    alpha: float = 0.3
-    """Weight of a pair that was not seen, relative to one that was."""
+    alpha: float | None = None
+    """Weight of a pair that was not seen, relative to one that was; None: `unseen_weight` of the
+    data, and 0.3 where there are none to begin with."""
     l2: float = 0.007
     """Weight of the ridge."""
     power: float = 1.0
@@ -58,10 +59,15 @@ class IALSConfig:
         check_factors(self)
         if self.block < 1:
             raise ValueError(f"block is {self.block}: give 1 or more")
-        if not (self.alpha > 0 and self.l2 > 0):
+        if not (self.weight > 0 and self.l2 > 0):
             raise ValueError(f"alpha is {self.alpha}, l2 is {self.l2}: give more than 0")
         if not self.power >= 0:
             raise ValueError(f"power is {self.power}: give 0 or more")
+
+    @property
+    def weight(self) -> float:
+        """Return `alpha`, where it is left to the data that of a model without any."""
+        return 0.3 if self.alpha is None else self.alpha
 
 
 PRESETS = {"S": IALSConfig()}
@@ -80,6 +86,12 @@ class IALS(Encoder):
     config: IALSConfig
 
     @classmethod
+    def settled(cls, config: IALSConfig, matrix: Matrix) -> IALSConfig:
+        """Return a config whose `alpha` is told."""
+        alpha = unseen_weight(matrix) if config.alpha is None else config.alpha
+        return replace(config, alpha=alpha)
+
+    @classmethod
     def build(cls, config: IALSConfig, *, num_users: int, num_rows: int) -> IALS:
         """Return an untrained model."""
         return cls(config, num_users=num_users, num_rows=num_rows, std=0.1 / config.dim**0.5)
@@ -88,8 +100,8 @@ class IALS(Encoder):
         """Return how a user is folded in: the solve of a sweep."""
         items = self.items.weight.detach()
         config = self.config
-        seen_of = config.alpha * (len(items) - 1)
-        return Ridge(config.alpha * items.T @ items, config.l2, seen_of, config.power)
+        seen_of = config.weight * (len(items) - 1)
+        return Ridge(config.weight * items.T @ items, config.l2, seen_of, config.power)
 
     @torch.no_grad()
     def sweep(self, matrix: Matrix) -> float:
@@ -112,12 +124,12 @@ class IALS(Encoder):
     def _solve(self, side_XD: Tensor, other_MD: Tensor, lines: Matrix, *, everything: int) -> float:
         """Solve for all vectors of one side; return the sum of squared errors on pairs seen."""
         config, squares = self.config, 0.0
-        base_DD = config.alpha * other_MD.T @ other_MD
+        base_DD = config.weight * other_MD.T @ other_MD
         lengths = lines.lengths_U()
         for chunk_B in chunks(lengths, config.dim):
             rows_BL = torch.from_numpy(lines.padded(chunk_B))
             length_B = torch.from_numpy(lengths[chunk_B])
-            ridge_B = config.l2 * (length_B + config.alpha * everything) ** config.power
+            ridge_B = config.l2 * (length_B + config.weight * everything) ** config.power
             chunk = torch.from_numpy(chunk_B)
             solved_BD, errors_BL = _block_solve(
                 side_XD[chunk], other_MD[rows_BL], base_DD, ridge_B.float(), config.block
