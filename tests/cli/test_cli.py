@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ouzel import cli
 from ouzel.cli import COMMANDS, main
@@ -88,7 +89,6 @@ def test_bad_usage_leaves_with_2(
             "error: x.csv: No such file: check the path",
         ),
         (OSError(28, "No space left"), "error: No space left: free some space on this disk"),
-        (KeyboardInterrupt(), "error: interrupted"),
         (
             ModuleNotFoundError("no", name="torch"),
             "error: this needs torch: pip install 'ouzel[train]'",
@@ -106,6 +106,17 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(
     captured = capsys.readouterr()
     assert captured.err == told + "\n"
     assert captured.out == ""
+
+
+def test_who_interrupts_is_told_so_by_the_code_of_a_signal(
+    plant: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    plant(command)
+    assert _run("doctor") == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_a_bug_is_not_hidden(plant: Callable) -> None:
@@ -167,3 +178,30 @@ def test_progress_in_a_pipe_is_a_line_for_each_tenth(capsys: pytest.CaptureFixtu
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 11
     assert captured.err.splitlines()[-1] == "Reading: 1,000 of 1,000"
+
+
+def test_a_table_too_wide_for_a_terminal_goes_on_below_and_no_number_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"metric@{k}" for k in range(12)]
+    rows = [{"model": name, **dict.fromkeys(names, 0.1234)} for name in ("esasrec", "popular")]
+    monkeypatch.setattr(output, "_console", lambda stream: Console(file=stream, width=60))
+    output.emit(rows, None)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    assert shown.count("0.1234") == 24
+    assert shown.count("esasrec") == shown.count("model") > 1
+    assert max(len(line) for line in shown.splitlines()) <= 60
+
+
+def test_a_training_that_is_interrupted_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ouzel.recommender.train.train_home", interrupted)
+    events = tmp_path / "events.csv"
+    events.write_text("user_id,item_id,timestamp\na,x,1\na,y,2\n")
+    assert _run("train", "--data", str(events), "--out", str(tmp_path / "home")) == 130
+    assert "the same command goes on where the last epoch ended" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from ouzel.recommender import train
 from ouzel.recommender.evaluate import compare
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Silent, TrainOptions
+from ouzel.recommender.train import import_dataset
 from ouzel.training.validation import torch_scorer
 from tests.models.every import SETTINGS
 
@@ -258,3 +259,20 @@ def test_events_without_times_are_told_of() -> None:
     timed = from_arrow(pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [5]}))
     train.cleaned(timed, TrainOptions(), told)
     assert len(told.texts) == 1
+
+
+def test_a_second_import_of_nothing_but_strange_items_is_told(tmp_path: Path) -> None:
+    right = pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "x"]})
+    swapped = right.rename({"user_id": "item_id", "item_id": "user_id"})
+    more = pl.DataFrame({"user_id": ["c", "c"], "item_id": ["x", "new"]})
+    told: list[str] = []
+
+    class Telling(Silent):
+        def warn(self, text: str) -> None:
+            told.append(text)
+
+    with Home(tmp_path).log() as log:
+        for frame, warned in ((right, 0), (right, 0), (more, 0), (swapped, 1)):
+            import_dataset(log, from_arrow(frame), Telling())
+            assert len(told) == warned
+    assert "take a new home" in told[0]

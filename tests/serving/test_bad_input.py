@@ -78,6 +78,20 @@ def test_a_wrong_field_is_named(client, path, body, loc):
 
 
 @pytest.mark.parametrize(
+    ("body", "remedy"),
+    [
+        ({"diversity": {"method": "mnr", "weight": 0.3}}, "give one of calibrated, dpp, mmr"),
+        ({"diversity": {"metod": "mmr", "weight": 0.3}}, "did you mean `method`?"),
+        ({"boosts": [{"factr": 2.0}]}, "did you mean `factor`?"),
+    ],
+)
+def test_what_is_wrong_inside_a_field_is_told_with_what_may_be_there(client, body, remedy):
+    reply = client.post("/v1/recommend", content=json.dumps({"user_id": "u"} | body))
+    assert reply.status_code == 422
+    assert remedy in reply.json()["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "n=501",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -16,6 +17,7 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
+from ouzel.recommender.extras import remedy
 from ouzel.version import __version__
 
 P = ParamSpec("P")
@@ -41,7 +43,6 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit with `ulimit -n 4096`",
     errno.EADDRINUSE: "choose another with --port, or --port 0 for any free one",
 }
-_TRAINING = {"torch", "onnx", "onnxscript"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,22 +126,23 @@ def _guarded(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def guarded(*arguments: P.args, **named: P.kwargs) -> R:
+        code = 1
         try:
             return function(*arguments, **named)
         except BrokenPipeError:
             raise
         except KeyboardInterrupt:
-            message = "interrupted"
+            message, code = "interrupted", 128 + signal.SIGINT
         except ModuleNotFoundError as error:
-            if error.name not in _TRAINING:
+            if (known := remedy(error.name)) is None:
                 raise
-            message = f"this needs {error.name}: pip install 'ouzel[train]'"
+            message = known
         except OSError as error:
             message = _explain(error)
         except ValueError as error:
             message = str(error)
         typer.echo(f"error: {' '.join(message.split())}", err=True)
-        raise SystemExit(1)
+        raise SystemExit(code)
 
     return guarded
 

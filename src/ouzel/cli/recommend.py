@@ -37,4 +37,6 @@ def command(
         del row["user_id"]
         if title:
             row["title"] = title
-    emit(rows, json, title=f"For user {user}")
+    known = any(row["source"] != "popular" for row in rows)
+    unknown = "" if known else ": what is popular, there being no events to go by"
+    emit(rows, json, title=f"For user {user}{unknown}")

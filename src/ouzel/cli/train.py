@@ -145,7 +145,11 @@ def _train(
         progress.say(str(dataset.report))
         with home.log() as log:
             import_dataset(log, cleaned(dataset, options, progress), progress)
-        return train_home(home, options, progress)
+        try:
+            return train_home(home, options, progress)
+        except KeyboardInterrupt:
+            progress.say("Stopped: the same command goes on where the last epoch ended")
+            raise
 
 
 def _result(out: Path, trained: Trained) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ouzel.ranking.filters import Filters
 from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.similar import query_like
+from ouzel.recommender import extras
 from ouzel.recommender.home import Home
 from ouzel.recommender.options import Silent, TrainOptions
 from ouzel.retrieval.trending import TrendingSource
@@ -65,6 +66,7 @@ class Recommender:
     ValueError: no-such-folder has no model yet: run `ouzel train --data PATH --out no-such-folder`
     """
 
+    @extras.told
     def __init__(
         self,
         home: Path | str | None = None,
@@ -81,6 +83,7 @@ class Recommender:
         self._weights = weights
         self._answering: _Answering | None = None
 
+    @extras.told
     def fit(self, events: Any, **options: Any) -> Self:
         """Return this recommender, trained on `events` and all it was given before.
 
@@ -113,6 +116,7 @@ class Recommender:
                 warnings.warn(text, stacklevel=2)
         return self
 
+    @extras.told
     def partial_fit(self, events: Any = None) -> Self:
         """Return this recommender after its model learned `events`, one after the other.
 

@@ -117,6 +117,7 @@ def import_dataset(log: EventLog, dataset: Dataset, progress: Progress) -> None:
     ...     log.catalog.ids([1, 2])
     ['a', 'b']
     """
+    known = len(log.catalog) - 1
     with alone(log.path.parent):
         counts = log.import_frame(
             dataset.columns(),
@@ -128,6 +129,11 @@ def import_dataset(log: EventLog, dataset: Dataset, progress: Progress) -> None:
         f"{counts.added:,} events imported, {counts.already_known:,} were there already; "
         f"{log.num_users:,} users and {len(log.catalog) - 1:,} items in all"
     )
+    if known and counts.added and counts.items_added == dataset.frame["item_id"].n_unique():
+        progress.warn(
+            f"None of these items was among the {known:,} that the home had: if they had been read "
+            "from the wrong column, take a new home, since nothing is taken back"
+        )
 
 
 def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained:

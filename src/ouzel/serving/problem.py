@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from http import HTTPStatus
 
 import msgspec
+
+from ouzel.serving.expected import remedy_for_field, remedy_for_value
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -77,7 +78,9 @@ def invalid(errors: list[FieldError]) -> ProblemError:
 def field_error(
     error: msgspec.ValidationError, wanted: type[msgspec.Struct] | None = None
 ) -> FieldError:
-    """Return where and what, from the decoder's message; for an unknown field, what `wanted` has.
+    """Return where and what, from the decoder's message.
+
+    For an unknown field or a value that is none of a few, the remedy names what `wanted` has there.
 
     >>> class Ask(msgspec.Struct, forbid_unknown_fields=True):
     ...     n: int
@@ -98,19 +101,14 @@ def field_error(
     detail = text[: place.start()] if place else text
     named = _FIELD.search(detail)
     if named is None:
+        if wanted is not None and detail.startswith("Invalid enum value"):
+            detail += remedy_for_value(loc, wanted)
         return FieldError(loc or "body", "invalid", detail)
     path = f"{loc}.{named['name']}" if loc else named["name"]
     if named["what"] != "unknown":
         return FieldError(path, "missing", detail)
-    remedy = "" if loc or wanted is None else _remedy(named["name"], wanted)
+    remedy = "" if wanted is None else remedy_for_field(named["name"], loc, wanted)
     return FieldError(path, "unknown_field", detail + remedy)
-
-
-def _remedy(name: str, wanted: type[msgspec.Struct]) -> str:
-    known = [field.encode_name for field in msgspec.structs.fields(wanted)]
-    if near := get_close_matches(name, known, n=1):
-        return f": did you mean `{near[0]}`?"
-    return f": it may have {', '.join(known)}"
 
 
 def undecodable(error: Exception, wanted: type[msgspec.Struct] | None = None) -> ProblemError:

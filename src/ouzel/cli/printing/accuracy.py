@@ -27,14 +27,14 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return in one sentence whether the model, the first row, beats every baseline by NDCG@10.
+    """Return in one sentence whether the first row is ahead of all others by NDCG@10.
 
-    It does if its lead over the best of them is beyond chance: the whole 95 % interval above 0.
+    It is if its lead over the best of them is beyond chance: the whole 95 % interval above 0.
 
     >>> lead = {"ndcg@10_lead": 0.1, "ndcg@10_lead_low": 0.08, "ndcg@10_lead_high": 0.12}
     >>> model = {"model": "esasrec", "ndcg@10": 0.2, "best_baseline": "popular", **lead}
     >>> verdict([model, {"model": "popular", "ndcg@10": 0.1}])
-    'esasrec beats every baseline: NDCG@10 0.2000, popular 0.1000, lead 0.0800 .. 0.1200 (95%).'
+    'esasrec is ahead of all others: NDCG@10 0.2000, popular 0.1000, lead 0.0800 .. 0.1200 (95%).'
     """
     if len(rows) < 2:
         return "There was nothing to compare on: no user has events in the test part."
@@ -44,10 +44,10 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     low, high = model["ndcg@10_lead_low"], model["ndcg@10_lead_high"]
     figures = f"NDCG@10 {ours:.4f}, {rival} {theirs:.4f}, lead {low:.4f} .. {high:.4f} (95%)."
     if low > 0:
-        return f"{name} beats every baseline: {figures}"
+        return f"{name} is ahead of all others: {figures}"
     if high >= 0:
-        return f"{name} and {rival}, the best baseline, cannot be told apart: {figures}"
+        return f"{name} and {rival}, the best of the others, cannot be told apart: {figures}"
     return (
-        f"{rival}, a baseline, beats {name}: {figures} "
+        f"{rival} is ahead of {name}: {figures} "
         "Short histories or little data favour simple methods; compare before you serve."
     )

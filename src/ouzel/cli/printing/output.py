@@ -57,10 +57,10 @@ def emit(
     if shown is not None:
         data = shown
     if not isinstance(data, Mapping):
-        console.print(_table(data))
+        _print_rows(console, data)
     elif isinstance(data.get("rows"), list):
         console.print(_pairs({name: data[name] for name in data if name != "rows"}))
-        console.print(_table(data["rows"]))
+        _print_rows(console, data["rows"])
     else:
         console.print(_pairs(data))
 
@@ -112,12 +112,36 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
-def _table(rows: Rows) -> Table:
+def _print_rows(console: Console, rows: Rows) -> None:
+    """Print rows as one table or, where that is too wide, as several under one another.
+
+    Each of them begins with the columns of words that come first, so that a row is known again.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
+    first = next((place for place, name in enumerate(names) if _numeric(rows, name)), len(names))
+    label, part = names[:first], names[:first]
+    unlimited = console.options.update_width(_UNLIMITED)
+    for name in names[first:]:
+        wider = [*part, name]
+        size = console.measure(_table(rows, wider), options=unlimited).maximum
+        if part != label and size > console.width:
+            console.print(_table(rows, part))
+            wider = [*label, name]
+        part = wider
+    console.print(_table(rows, part))
+
+
+def _numeric(rows: Rows, name: str) -> bool:
+    return any(_is_number(row.get(name)) for row in rows)
+
+
+def _table(rows: Rows, names: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in names:
-        numeric = any(_is_number(row.get(name)) for row in rows)
-        table.add_column(Text(_printable(name)), justify="right" if numeric else "left")
+        if _numeric(rows, name):
+            table.add_column(Text(_printable(name)), justify="right", no_wrap=True)
+        else:
+            table.add_column(Text(_printable(name)), overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row.get(name))) for name in names))
     return table

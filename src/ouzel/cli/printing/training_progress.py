@@ -48,11 +48,11 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text)
+        self._console.print(text, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a line that begins with what it is."""
-        self._console.print(f"Warning: {text}")
+        self._console.print(f"Warning: {text}", soft_wrap=True)
 
     def step(self, title: str) -> Callable[[int, int], None]:
         """Begin a bar, in place of the one before; return what moves it."""
@@ -74,4 +74,4 @@ class TrainingProgress:
             better = row["ndcg@10"] > self._best
             self._best = max(self._best, row["ndcg@10"])
             text += f"  validation NDCG@10 {row['ndcg@10']:.4f}" + ("  best" if better else "")
-        self._console.print(text)
+        self._console.print(text, soft_wrap=True)
