@@ -14,6 +14,7 @@ from ouzel.cli.benchmarking import peer, serving
 from ouzel.cli.benchmarking.home import Origin, Scale, make_home, trained_origin
 from ouzel.compression.export import graph_signatures
 from ouzel.evaluation.workload import cluster_centres
+from ouzel.inference.input_table import InputTable
 from ouzel.serving.home import open_home
 from tests.serving.real_home import write_home
 from tests.tiny import tiny_files
@@ -64,7 +65,7 @@ def test_a_trained_model_lends_its_graphs_and_vectors(tmp_path):
     bundle = load_bundle(BundleStore(tmp_path / "home").current())
     origin = trained_origin(bundle)
     assert origin.graphs["encode"] == tiny_files()["encode"]
-    assert np.array_equal(origin.parents_PD, bundle.tensors("inputs")["table"])
+    assert np.array_equal(origin.parents_PD, InputTable.of(bundle).whole())
     assert origin.fields["parent"] == bundle.digest
 
 

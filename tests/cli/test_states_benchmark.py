@@ -20,7 +20,7 @@ def tiny_variants(*_) -> list[Variant]:
         files = tiny_files(precision=precision)
         if weights == "int8":
             files = {name: with_int8_weights(graph) for name, graph in files.items()}
-        graphs = Graphs(files, tiny_graphs().table_ND)
+        graphs = Graphs(files, tiny_graphs().table)
         pool = StatePool(graphs.shape, max_bytes=states.NUM_USERS * slot_bytes(graphs.shape))
         made.append(Variant(weights, precision, graphs, pool))
     return made

@@ -53,7 +53,7 @@ def test_a_graph_with_one_changed_weight_is_refused(graph: str, precision: Preci
         numpy_helper.from_array(numpy_helper.to_array(largest) * np.float32(1.01), largest.name)
     )
     files[graph] = model.SerializeToString()
-    broken = Graphs(files, tiny_graphs().table_ND)
+    broken = Graphs(files, tiny_graphs().table)
     whole = tiny_model()
     whole.precision = precision
     with pytest.raises(ValueError, match="off by"):

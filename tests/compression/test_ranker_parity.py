@@ -35,7 +35,7 @@ def test_a_graph_with_one_changed_weight_is_refused() -> None:
     largest.CopyFrom(
         numpy_helper.from_array(numpy_helper.to_array(largest) * np.float32(1.01), largest.name)
     )
-    broken = Graphs({**tiny_files(), "rank": model.SerializeToString()}, tiny_graphs().table_ND)
+    broken = Graphs({**tiny_files(), "rank": model.SerializeToString()}, tiny_graphs().table)
     with pytest.raises(ValueError, match="off by"):
         measure_ranker_parity(tiny_ranker(), broken, tiny_tables(), HISTORIES)
 

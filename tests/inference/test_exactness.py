@@ -151,7 +151,7 @@ def test_graphs_of_the_first_format_serve_as_before() -> None:
     encode.graph.input.remove(start)
     encode.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "start"))
     files = {**tiny_files(), "encode": encode.SerializeToString()}
-    older = Graphs(files, tiny_graphs().table_ND)
+    older = Graphs(files, tiny_graphs().table)
     histories = {0: random_history(np.random.default_rng(3), 50)}
     states = UserStates(
         older,

@@ -15,6 +15,7 @@ from ouzel.compression.export import graph_signatures
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.features.states import Precision
+from ouzel.inference.input_table import input_tensors
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
@@ -68,7 +69,7 @@ def write_home(
                 "graphs": graph_signatures(files) if ranker else {},
             },
             tensors={
-                "inputs": {"table": graphs.table_ND},
+                "inputs": input_tensors(graphs.table.whole(), graphs.item(np.arange(NUM_ROWS))),
                 "items": {"vectors": graphs.item(np.arange(NUM_ROWS))},
                 "popular": {
                     "scores": popular_scores(interactions),

@@ -10,10 +10,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from numpy.typing import NDArray
 
@@ -43,6 +44,9 @@ class Bundle:
     path: Path
     manifest: Manifest
     digest: str
+    _held: WeakValueDictionary[tuple[str, str], NDArray[Any]] = field(
+        default_factory=WeakValueDictionary, compare=False, repr=False
+    )
 
     @property
     def version(self) -> str:
@@ -52,10 +56,13 @@ class Bundle:
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
         """Return the arrays of `NAME.safetensors`: read-only views of the mapped file.
 
+        Who asks while another holds an array gets that one, as each mapping counts as memory.
+
         Raises:
             ValueError: the Bundle has no such tensors; the message lists those it has.
         """
-        return read_tensors(self._file(name, ".safetensors"))
+        arrays = read_tensors(self._file(name, ".safetensors"))
+        return {key: self._held.setdefault((name, key), array) for key, array in arrays.items()}
 
     def graph(self, name: str) -> Path:
         """Return the path of `NAME.onnx`.

@@ -16,11 +16,11 @@ import numpy as np
 
 from ouzel.features.states import Precision
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """The newest Bundle format that this library reads and the one it writes.
 
-2 added `states` and `index`, 3 `kind`. Older Bundles are read: their states are in float32, and
-all are of sequence models.
+2 added `states` and `index`, 3 `kind`; 4 may have lengths in place of the table of inputs. Older
+Bundles are read: before 2 states are in float32, before 3 all are of sequence models.
 """
 
 Kind = Literal["sequence", "encoder", "closed_form"]
@@ -148,7 +148,7 @@ def decode_manifest(text: bytes) -> Manifest:
     >>> decode_manifest(b'{"format_version": 99}')
     Traceback (most recent call last):
     ...
-    ValueError: manifest.json has format version 99, this library reads up to 3: upgrade ouzel
+    ValueError: manifest.json has format version 99, this library reads up to 4: upgrade ouzel
     """
     try:
         version = msgspec.json.decode(text, type=_FormatOnly).format_version

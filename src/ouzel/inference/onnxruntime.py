@@ -19,6 +19,7 @@ from ouzel.bundle.bundle import Bundle
 from ouzel.features.batches import PaddedHistories
 from ouzel.features.states import MOST_WAITING, Column, Precision, StateShape
 from ouzel.inference.gated_steps import GatedSteps
+from ouzel.inference.input_table import InputTable
 
 Array = NDArray[Any]
 
@@ -45,18 +46,18 @@ Compiled = tuple[Mapping[str, Array], Mapping[str, Array]]
 
 
 class Graphs:
-    """The graph sessions and the frozen input-side item table (N, D) that they read."""
+    """The graph sessions and the frozen input side of the item table that they read."""
 
     def __init__(
         self,
         graphs: Mapping[str, Path | bytes],
-        table_ND: NDArray[np.float32],
+        table: InputTable | NDArray[np.float32],
         *,
         threads: int = 1,
         compiled: Compiled | None = None,
     ) -> None:
         self._sessions = {name: _session(graph, threads) for name, graph in graphs.items()}
-        self.table_ND = np.ascontiguousarray(table_ND, np.float32)
+        self.table = table if isinstance(table, InputTable) else InputTable(table)
         self.shape = self._state_shape()
         self._cache_names = self._names("append", 5)
         self._last_layer_names = self._names("query", 5)
@@ -69,12 +70,11 @@ class Graphs:
     def of(cls, bundle: Bundle, *, threads: int = 1) -> Graphs:
         """Return the graphs of `bundle`; `threads` is the number of cores one call may use."""
         names = [name for name in GRAPHS if name in bundle.manifest.graphs or name != RANK]
-        table_ND = bundle.tensors("inputs")["table"]
         compiled = None
         if STEPS_FILE in bundle.manifest.files:
             compiled = bundle.tensors("weights"), bundle.tensors("steps")
         graphs = {name: bundle.graph(name) for name in names}
-        return cls(graphs, table_ND, threads=threads, compiled=compiled)
+        return cls(graphs, InputTable.of(bundle), threads=threads, compiled=compiled)
 
     def without_kernel(self) -> Graphs:
         """Return the same graphs, all of which serve themselves.
@@ -90,7 +90,7 @@ class Graphs:
     @property
     def num_rows(self) -> int:
         """Return N: rows at or above it are items this Bundle does not know."""
-        return len(self.table_ND)
+        return len(self.table)
 
     def encode(self, histories: PaddedHistories, start_B: NDArray[np.int64]) -> list[Array]:
         """Return per layer keys and values (B, L, H, E) of each event, then `last` (B, D).
@@ -98,19 +98,20 @@ class Graphs:
         `start_B` events came before those given. In int8 each of keys and values is followed by its
         scales (B, L, H).
         """
+        table, rows_BL = self.table.read(histories.rows_BL)
         if self.steps is not None and self.steps.encodes and len(histories.length_B):
             return self.steps.encode(
-                rows_BL=histories.rows_BL,
+                rows_BL=rows_BL,
                 times_BL=histories.times_BL,
                 length_B=histories.length_B,
                 start_B=start_B,
-                table_ND=self.table_ND,
+                table_ND=table,
             )
         feeds: dict[str, Array] = {
-            "rows": histories.rows_BL,
+            "rows": rows_BL,
             "times": histories.times_BL,
             "length": histories.length_B,
-            "table": self.table_ND,
+            "table": table,
         }
         if self.counts_from_start:
             feeds["start"] = start_B
@@ -124,13 +125,14 @@ class Graphs:
         `length_B` counts the events before; `cache` holds each layer's rings for all slots. In
         int8 each of both is followed by its scales (B, H).
         """
+        table, row_B = self.table.read(row_B)
         if self.steps is not None:
             return self.steps.append(
                 row_B=row_B,
                 time_B=time_B,
                 length_B=length_B,
                 slot_B=slot_B,
-                table_ND=self.table_ND,
+                table_ND=table,
                 cache=cache,
             )
         feeds: dict[str, Array] = {
@@ -138,7 +140,7 @@ class Graphs:
             "time": time_B,
             "length": length_B,
             "slot": slot_B,
-            "table": self.table_ND,
+            "table": table,
         }
         feeds.update(zip(self._cache_names, cache, strict=True))
         return self._run("append", feeds)
@@ -227,7 +229,8 @@ class Graphs:
 
     def item(self, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the output-side vectors (M, D) that the model gives catalogue rows."""
-        return np.asarray(self._run("item", {"rows": rows_M, "table": self.table_ND})[0])
+        table, rows_M = self.table.read(rows_M)
+        return np.asarray(self._run("item", {"rows": rows_M, "table": table})[0])
 
     def _run(self, name: str, feeds: dict[str, Array]) -> list[Array]:
         outputs: list[Array] = self._sessions[name].run(None, feeds)
@@ -248,7 +251,7 @@ class Graphs:
         num_layers = sum(name.startswith("keys_") for name in inputs)
         if not num_layers:
             window = inputs[columns[0]].shape[1] if columns else MOST_WAITING
-            return StateShape(0, 1, self.table_ND.shape[1], window, columns=columns, size=size)
+            return StateShape(0, 1, self.table.dim, window, columns=columns, size=size)
         _, heads, head_size, window = inputs["keys_0"].shape
         precision = _PRECISIONS[inputs["keys_0"].type]
         return StateShape(num_layers, heads, head_size, window, precision, columns, size)

@@ -27,6 +27,7 @@ from ouzel.compression.state_precision import choose_precision
 from ouzel.data.split import Split
 from ouzel.events.interactions import History, Interactions
 from ouzel.features.states import Precision
+from ouzel.inference.input_table import input_tensors
 from ouzel.inference.onnxruntime import CTR, RANK, Graphs
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.recommender.home import Home
@@ -206,10 +207,12 @@ def publish(
     >>> from pathlib import Path
     >>> from types import SimpleNamespace
     >>> from ouzel.events.interactions import History, from_histories
+    >>> from ouzel.inference.input_table import InputTable
     >>> from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
     >>> visit = History(np.array([1, 2], np.int32), np.array([10, 20]))
     >>> model, vectors_ND = ESASRec(ESASRecConfig(), 3), np.ones((3, 64), np.float32)
-    >>> exported = Exported(model, {}, SimpleNamespace(table_ND=vectors_ND), vectors_ND, {})
+    >>> graphs = SimpleNamespace(table=InputTable(vectors_ND))
+    >>> exported = Exported(model, {}, graphs, vectors_ND, {})
     >>> data = DataRange(digest="d", cut_off_ms=None, num_events=2, num_users=1)
     >>> told = {"features": {}, "catalogue_digest": "c", "metrics": [], "seed": 0, "parent": None}
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +225,7 @@ def publish(
     weights, constants = compiled_parts(model)
     del weights["items.weight"]  # the input side of the table has a file of its own
     tensors: dict[str, Mapping[str, NDArray[Any]]] = {
-        "inputs": {"table": exported.graphs.table_ND},
+        "inputs": input_tensors(exported.graphs.table.whole(), exported.vectors_ND),
         "items": {"vectors": exported.vectors_ND},
         "weights": weights,
     }

@@ -13,6 +13,7 @@ import torch
 from ouzel.bundle.bundle import Bundle
 from ouzel.data.split import Split
 from ouzel.events.interactions import Interactions
+from ouzel.inference.input_table import InputTable
 from ouzel.inference.onnxruntime import CTR
 from ouzel.models.protocols import Ranker, SequenceEncoder
 from ouzel.models.ranking.target_attention import TargetAttention
@@ -185,7 +186,7 @@ def trained_model(bundle: Bundle) -> SequenceEncoder:
     config_class = type(next(iter(model_class.presets.values())))
     config: Any = msgspec.convert(manifest.config, config_class)
     model = model_class(config, manifest.num_rows)
-    arrays = {**bundle.tensors("weights"), "items.weight": bundle.tensors("inputs")["table"]}
+    arrays = {**bundle.tensors("weights"), "items.weight": InputTable.of(bundle).whole()}
     model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})
     return model.eval()
 

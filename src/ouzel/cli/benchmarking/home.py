@@ -24,6 +24,7 @@ from ouzel.evaluation.workload import Workload, cluster_centres, make_workload
 from ouzel.events.interactions import History, Interactions, from_histories
 from ouzel.events.log import EventLog
 from ouzel.features.states import Precision
+from ouzel.inference.input_table import InputTable, input_tensors
 from ouzel.inference.onnxruntime import STEPS_FILE, Compiled, Graphs
 from ouzel.retrieval.popular import popular_scores
 from ouzel.retrieval.vmis import VMISkNN
@@ -170,7 +171,7 @@ def trained_origin(bundle: Bundle) -> Origin:
     compiled = None
     if STEPS_FILE in manifest.files:
         compiled = bundle.tensors("weights"), bundle.tensors("steps")
-    return Origin(graphs, bundle.tensors("inputs")["table"], fields, 0.0, ranker, ctr, compiled)
+    return Origin(graphs, InputTable.of(bundle).whole(), fields, 0.0, ranker, ctr, compiled)
 
 
 def _workload(scale: Scale, origin: Origin, seed: int) -> Workload:
@@ -209,14 +210,14 @@ def _bundle(folder: Path, log: EventLog, work: Workload, origin: Origin) -> Bund
     seen = _interactions(work)
     num_rows = len(work.vectors_ND)
     graphs = Graphs(origin.graphs, work.vectors_ND)
-    vectors_ND = np.empty_like(graphs.table_ND)
+    vectors_ND = np.empty_like(work.vectors_ND)
     for start in range(0, num_rows, ITEMS_A_CHUNK):
         rows = np.arange(start, min(start + ITEMS_A_CHUNK, num_rows))
         vectors_ND[rows] = graphs.item(rows)
     vectors_ND[0] = 0.0
     popular_N = popular_scores(seen)
     tensors: dict[str, Mapping[str, NDArray[Any]]] = {
-        "inputs": {"table": graphs.table_ND},
+        "inputs": input_tensors(work.vectors_ND, vectors_ND),
         "items": {"vectors": vectors_ND},
         "popular": {"scores": popular_N, "recent": popular_N},
         "vmis": VMISkNN.fit(seen).to_tensors(),
