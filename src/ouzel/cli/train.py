@@ -88,6 +88,8 @@ def command(
     """
     from ouzel.recommender.options import TrainOptions
 
+    columns = column_map(map_ or [])
+    data.stat()  # of a file that is not there nobody need hear after PyTorch was loaded
     options = TrainOptions(
         model=model,
         settings=named_settings(set_ or []),
@@ -103,7 +105,6 @@ def command(
         seed=seed,
         state_precision=state_precision,
     )
-    columns = column_map(map_ or [])
     trained = _train(data, out, options, columns=columns, strict=strict)
     title = f"Accuracy on the test part ({split}), all items ranked"
     emit(_result(out, trained), json, title=title, shown=accuracy_table(trained.rows))

@@ -55,9 +55,6 @@ class TrainOptions:
     takes the smallest that keeps 98 % of the ten best items and 99 % of NDCG@10."""
 
     def __post_init__(self) -> None:
-        _ = self.checked_settings
-        self._check_kind()
-        self._check_ctr()
         _check_name("split", self.split, SPLIT_NAMES)
         if self.blend and self.ranker:
             raise ValueError("a ranker orders what a blend would: leave blend or ranker out")
@@ -76,6 +73,10 @@ class TrainOptions:
             raise ValueError(f"min_value is {self.min_value}: give a number, or leave it out")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes is {self.minutes}: give more than 0, or leave it out")
+        # Last, since models come with PyTorch: what else is wrong is told at once.
+        _ = self.checked_settings
+        self._check_kind()
+        self._check_ctr()
 
     @property
     def blends(self) -> bool:
