@@ -131,7 +131,7 @@ def _similar(engine: Engine) -> ListRoute:
 def _problem(scope: Scope, error: HTTPException) -> ProblemError:
     """Return what the router itself refuses (404, 405) as a problem."""
     detail = {
-        404: f"there is no {scope['path'][:200]}: see /openapi.json",
+        404: f"there is no {scope['path'][:200]}: see /openapi.json, or /dashboard in a browser",
         405: f"{scope['method']} is not allowed here: see /openapi.json",
     }.get(error.status_code, error.detail)
     headers = [
