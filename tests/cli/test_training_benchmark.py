@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ouzel.cli import main
-from ouzel.cli.benchmarking import fitting, learning, peer, training
+from ouzel.cli.benchmarking import catalogue, fitting, learning, peer, training
 from ouzel.cli.benchmarking.fitting import ALPHA, L2, SWEEPS, Run, ials_loss, ials_rows
 from ouzel.cli.benchmarking.learning import following_rows, rating_rows, running_means
 from ouzel.cli.benchmarking.training_data import made_up, stream_of
@@ -224,3 +224,11 @@ def test_the_command_writes_the_rows_of_its_case(tmp_path, monkeypatch):
     (row,) = json.loads(file.read_text())["rows"]
     assert (row["system"], row["case"], row["data"]) == ("True", "ials", "ml-1m")
     assert row["load"] >= 0
+
+
+def test_the_peak_of_a_large_catalogue_is_that_of_a_process_of_its_own(monkeypatch) -> None:
+    monkeypatch.setattr(catalogue, "NUM_ITEMS", 20_000)
+    monkeypatch.setattr(catalogue, "NUM_USERS", 200)
+    (row,) = catalogue.catalogue_rows(Run(0, True, False, print))
+    assert (row["items"], row["events"]) == (2000, 400)
+    assert row["tokens_per_s"] > 0 and 0.1 < row["peak_gib"] < 8

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ouzel.cli.benchmarking.catalogue import catalogue_rows
 from ouzel.cli.benchmarking.fitting import Row, Run, backbone_rows, ease_rows, ials_rows
 from ouzel.cli.benchmarking.learning import following_rows, rating_rows
 from ouzel.cli.benchmarking.training_data import stream_of
@@ -19,20 +20,23 @@ from ouzel.cli.printing.benchmark import emit_rows, tell
 
 EXAMPLE = "ouzel benchmark training --data ml-1m --case online --peer --json -"
 
-Case = Literal["backbone", "ials", "online", "ease"]
-CASES: tuple[Case, ...] = ("backbone", "ials", "online", "ease")
+Case = Literal["backbone", "catalogue", "ials", "online", "ease"]
+CASES: tuple[Case, ...] = ("backbone", "catalogue", "ials", "online", "ease")
+MADE_UP = ("catalogue", "ease")
+"""The cases that make their own data."""
 
 SHOWN = (
     "system", "case", "loss", "tokens_per_s", "tokens_per_cpu_s", "padding_share",
     "seconds_a_sweep", "cpu_seconds_to_loss", "sweeps_to_loss", "events_per_cpu_s", "rmse",
-    "rank_cpu_ms", "list_cpu_ms", "recall@10", "recall@10_stopped", "items", "seconds",
-    "cpu_seconds", "ouzel_times", "ouzel_times_ranking", "ouzel_times_listing", "missing",
+    "rank_cpu_ms", "list_cpu_ms", "recall@10", "recall@10_stopped", "items", "peak_gib",
+    "seconds", "cpu_seconds", "ouzel_times", "ouzel_times_ranking", "ouzel_times_listing",
+    "missing",
 )  # fmt: skip
 
 
 def command(
     case: Annotated[
-        Case | None, typer.Option(help="What to measure; all four if it is left out.")
+        Case | None, typer.Option(help="What to measure; all of them if it is left out.")
     ] = None,
     data: Annotated[
         Path | None,
@@ -66,18 +70,18 @@ def training_rows(case: Case | None, data: Path | None, run: Run) -> Iterator[Ro
     >>> found["case"], found["data"]
     ('ease', 'made up')
     """
-    if case == "ease" and data is not None:
-        raise ValueError("the case ease makes its own data: leave --data out")
+    if case in MADE_UP and data is not None:
+        raise ValueError(f"the case {case} makes its own data: leave --data out")
     for name in CASES if case is None else (case,):
         load = round(os.getloadavg()[0], 2)
-        named = "made up" if data is None or name == "ease" else data.name.partition(".")[0]
+        named = "made up" if data is None or name in MADE_UP else data.name.partition(".")[0]
         for row in _rows(name, data, run):
             yield {"system": row["system"], "case": name, "data": named, **row, "load": load}
 
 
 def _rows(case: Case, data: Path | None, run: Run) -> Iterator[Row]:
-    if case == "ease":
-        yield from ease_rows(run)
+    if case in MADE_UP:
+        yield from (ease_rows(run) if case == "ease" else catalogue_rows(run))
         return
     stream = stream_of(data, seed=run.seed, quick=run.quick)
     if case == "backbone":
