@@ -32,6 +32,7 @@ from ouzel.serving.draining import Draining
 from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
+from ouzel.serving.settling import settle
 from ouzel.serving.stream import Stream
 from ouzel.serving.threads import bound_threads_beside
 from ouzel.serving.timing import Timing
@@ -152,9 +153,7 @@ class Engine:
         await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         for request in asked:
             self.answers.rank([request], [Timing()])
-        gc.collect()
-        # What lives now lives as long as the server: the collector need not visit it again.
-        gc.freeze()
+        settle()
         gc.set_threshold(*COLLECT_AFTER)
         self._audits = asyncio.get_running_loop().create_task(self._audit_forever())
         self.ready = True
