@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -24,8 +25,6 @@ from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
-
-from ouzel.serving.settling import settle
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,8 @@ class Child:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHUNK)
         # Whatever is never touched again is never copied for the child's counts of references.
-        settle()
+        gc.collect()
+        gc.freeze()
         self._pid = os.fork()
         if not self._pid:
             _serve(function, theirs, cores)

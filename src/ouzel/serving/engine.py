@@ -32,7 +32,6 @@ from ouzel.serving.draining import Draining
 from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
-from ouzel.serving.settling import settle
 from ouzel.serving.stream import Stream
 from ouzel.serving.threads import bound_threads_beside
 from ouzel.serving.timing import Timing
@@ -153,7 +152,9 @@ class Engine:
         await asyncio.gather(*(self.answers.answer(request, Timing()) for request in asked))
         for request in asked:
             self.answers.rank([request], [Timing()])
-        settle()
+        gc.collect()
+        # What lives now lives as long as the server: the collector need not visit it again.
+        gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
         self._audits = asyncio.get_running_loop().create_task(self._audit_forever())
         self.ready = True

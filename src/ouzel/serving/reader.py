@@ -10,6 +10,7 @@ cannot overlook it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,6 @@ from ouzel.serving.list_routes import ListRoute
 from ouzel.serving.metrics import Metrics
 from ouzel.serving.queries import ListRequest
 from ouzel.serving.security import Access
-from ouzel.serving.settling import settle
 from ouzel.serving.timing import Timing
 from ouzel.serving.visitors import Visitors
 from ouzel.serving.wire import ModelName, RankRequest, RecommendRequest, SimilarRequest
@@ -146,7 +146,8 @@ class Reader:
         """Answer a few requests to warm up."""
         await self.link.open(end)
         await self.answers.warm_up()
-        settle()
+        gc.collect()
+        gc.freeze()
         self._count()
 
     def listening(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -25,7 +26,6 @@ from ouzel.serving.child import close_all_but
 from ouzel.serving.engine import Engine
 from ouzel.serving.link import Asked, Body, Counted, Gone, Head, Hello, Link, Message, Shown, Stop
 from ouzel.serving.problem import CONTENT_TYPE, ProblemError
-from ouzel.serving.settling import settle
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ class Workers:
     def fork(self, life: Life, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         """Begin one more reader: `run` runs its `life` to the end, in the new process."""
         ours, theirs = socket.socketpair()
-        settle()
+        gc.collect()
+        gc.freeze()
         pid = os.fork()
         if not pid:
             _live(life, run, theirs)
