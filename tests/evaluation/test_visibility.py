@@ -13,12 +13,12 @@ class Stale:
     """Answers with five items; a click takes effect `late` answers after the next.
 
     The clicked item leaves, and every score moves by `move`; an answer after a click says
-    `source` and `degraded`.
+    `source` and `degraded`. One that is `slow` says so while it is late.
     """
 
-    def __init__(self, written, *, late=0, accepted=1, move=0.02, source="sequence", degraded=None):
-        self.written, self.late, self.accepted = written, late, accepted
-        self.move, self.after = move, {"source": source, "degraded": degraded}
+    def __init__(self, written, *, late=0, accepted=1, move=0.02, slow=False, **after):
+        self.written, self.late, self.accepted, self.slow = written, late, accepted, slow
+        self.move, self.after = move, {"source": "sequence", "degraded": None, **after}
         self.clicked, self.left = set(), 0
 
     def __call__(self, bodies, transport, number):
@@ -29,6 +29,7 @@ class Stale:
             return
         if self.left == 0 and getattr(self, "pending", None):
             self.clicked.add(self.pending)
+        slow = self.slow and self.left > 0
         self.left -= self.left > 0
         said = self.after if self.clicked else {"source": "sequence", "degraded": None}
         items = [
@@ -40,7 +41,8 @@ class Stale:
             for row in range(9)
             if f"i{row}" not in self.clicked
         ][:5]
-        reply = {"request_id": "r", "items": items, "degraded": said["degraded"]}
+        degraded = "state" if slow else said["degraded"]
+        reply = {"request_id": "r", "items": items, "degraded": degraded}
         transport.write(self.written(body=json.dumps(reply).encode()))
 
 
@@ -67,6 +69,12 @@ def test_a_click_that_shows_at_once_took_one_answer(against):
 def test_a_late_click_is_seen_to_be_late(against):
     row = against(["u1", "u2"], late=2)
     assert row["next_answer_share"] == 0.0
+    assert row["degraded"] == 0
+
+
+def test_an_answer_that_says_it_was_degraded_is_told_from_a_late_click(against):
+    row = against(["u1", "u2"], late=1, slow=True)
+    assert (row["next_answer_share"], row["degraded"]) == (0.0, 2)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,15 @@ def test_a_list_of_other_items_comes_from_a_moved_state():
     other = {"items": [{"item_id": "b", "score": 1.0, "source": "sequence"}], "degraded": None}
     assert _knows(shown, other, "a")
     assert not _knows(shown, {**other, "items": []}, "a")
+
+
+@pytest.mark.parametrize(("score", "moved"), [(0.95, True), (0.85, False)])
+def test_an_item_above_the_last_one_shown_comes_from_a_moved_state(score, moved):
+    scores = {"a": 2.0, "b": 1.0, "c": 0.9}
+    shown = {"items": [{"item_id": name, "score": s} for name, s in scores.items()]}
+    kept = [{"item_id": "b", "score": 1.0}, {"item_id": "new", "score": score}]
+    after = {"items": [{**item, "source": "sequence"} for item in kept], "degraded": None}
+    assert _knows(shown, after, "a") is moved
 
 
 def test_a_lost_click_is_an_error(against):

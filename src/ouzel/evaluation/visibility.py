@@ -2,9 +2,9 @@
 
 Each probe asks for a list, clicks its first item and asks again, until an answer knows of the click
 and counts how many answers it took. Promised is one. An answer knows if the clicked item has left,
-if all of it was found with the user's state, undegraded, and if that state has moved: the scores of
-the items that stayed are others. That the item has left is not enough: what was seen is filtered
-even where no state is kept.
+if all of it was found with the user's state, undegraded, and if that state has moved: an item that
+stayed has another score, or one has come that the list before would have held. That the item has
+left is not enough: what was seen is filtered even where no state is kept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ SAME_SHARE = 1e-4
 alone moves them by some millionths, a click by hundredths."""
 
 Reply = dict[str, Any]
+Probe = tuple[float, float, int, bool]
+"""Ms to the answer that knows, ms to the acknowledgement, answers needed, was one degraded."""
 
 
 def measure_visibility(
@@ -33,8 +35,9 @@ def measure_visibility(
     """Return the row of the case `visible`, one probe for each of `user_ids`.
 
     Keys: `probes`, `p50_ms`, `p99_ms` and `max_ms` from the click to the first answer that knows
-    of it, `event_p99_ms` of the click's acknowledgement, and `next_answer_share`: the share of
-    probes whose very next answer knew.
+    of it, `event_p99_ms` of the click's acknowledgement, `next_answer_share`: the share of
+    probes whose very next answer knew, and `degraded`: how many next answers said that they were
+    not made from the state in time, which no list can know of a click without.
 
     Raises: ValueError if the server refuses, answers without the user's state, or has given 50
     answers that do not know of the click.
@@ -48,7 +51,8 @@ def measure_visibility(
     1.0
     """
     probes = list(_probes(port, user_ids, pause_seconds))
-    total_ms, event_ms, answers = (np.array(column) for column in zip(*probes, strict=True))
+    columns = zip(*probes, strict=True)
+    total_ms, event_ms, answers, degraded = (np.array(column) for column in columns)
     return {
         "probes": float(len(probes)),
         "p50_ms": float(np.percentile(total_ms, 50)),
@@ -56,13 +60,12 @@ def measure_visibility(
         "max_ms": float(total_ms.max()),
         "event_p99_ms": float(np.percentile(event_ms, 99)),
         "next_answer_share": float((answers == 1).mean()),
+        "degraded": float(degraded.sum()),
     }
 
 
-def _probes(
-    port: int, user_ids: Sequence[str], pause_seconds: float
-) -> Iterator[tuple[float, float, int]]:
-    """Yield (ms to the answer that knows, ms to the acknowledgement, answers needed)."""
+def _probes(port: int, user_ids: Sequence[str], pause_seconds: float) -> Iterator[Probe]:
+    """Yield what came of each click."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30.0)
     try:
         for user_id in user_ids:
@@ -72,7 +75,7 @@ def _probes(
         connection.close()
 
 
-def _probe(connection: http.client.HTTPConnection, user_id: str) -> tuple[float, float, int]:
+def _probe(connection: http.client.HTTPConnection, user_id: str) -> Probe:
     ask = json.dumps({"user_id": user_id, "n": 10}).encode()
     shown = _list_by_state(connection, ask)
     clicked = shown["items"][0]["item_id"]
@@ -82,11 +85,13 @@ def _probe(connection: http.client.HTTPConnection, user_id: str) -> tuple[float,
     if _post(connection, "/v1/events", body)["accepted"] != 1:
         raise ValueError(f"the click of {user_id} was not accepted: give the server a fresh home")
     acknowledged = time.perf_counter()
+    degraded = False
     for answers in range(1, MOST_ANSWERS + 1):
         answer = _post(connection, "/v1/recommend", ask)
         if _knows(shown, answer, clicked):
             done = time.perf_counter()
-            return 1000 * (done - began), 1000 * (acknowledged - began), answers
+            return 1000 * (done - began), 1000 * (acknowledged - began), answers, degraded
+        degraded = degraded or answer["degraded"] is not None
     raise ValueError(f"the click of {user_id} on {clicked} is not visible after {MOST_ANSWERS}")
 
 
@@ -109,9 +114,11 @@ def _knows(shown: Reply, answer: Reply, clicked: str) -> bool:
     if clicked in after or not _by_state(answer):
         return False
     same = SAME_SHARE * max(map(abs, before.values()))
+    lowest = min(before.values())
     others = before.keys() - {clicked}
     return others.isdisjoint(after) or any(
-        abs(after[item_id] - before[item_id]) > same for item_id in others & after.keys()
+        abs(score - before[item_id]) > same if item_id in before else score > lowest + same
+        for item_id, score in after.items()
     )
 
 
