@@ -47,8 +47,9 @@ def test_every_model_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_wrong_is_refused_before_anything_is_read(
     arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = tmp_path / "home"
-    assert run("train", "--data", "no-such-file", "--out", str(home), *arguments) == 1
+    home, data = tmp_path / "home", tmp_path / "events.csv"
+    data.write_text("whoever reads this complains of it")
+    assert run("train", "--data", str(data), "--out", str(home), *arguments) == 1
     assert told in capsys.readouterr().err
     assert not home.exists()
 
