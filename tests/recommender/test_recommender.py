@@ -241,6 +241,7 @@ def test_bad_calls_get_one_line_and_a_code(
     arguments: tuple[str, ...], code: int, message: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("whoever reads this complains of it")
     with pytest.raises(SystemExit) as leaving:
         main(list(arguments))
     assert leaving.value.code == code

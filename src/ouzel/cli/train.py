@@ -24,6 +24,9 @@ Set = Annotated[
     typer.Option("--set", help="A setting of the model by name, such as dim=128."),
 ]
 HeldOut = Annotated[str, typer.Option(help="What to hold out: temporal, leave-one-out or none.")]
+Refit = Annotated[
+    bool, typer.Option("--refit", help="Train once more on everything, and serve that.")
+]
 Blend = Annotated[
     bool | None,
     typer.Option(
@@ -54,9 +57,7 @@ def command(
     model: Annotated[str, typer.Option(help="Name of the model: see `ouzel models`.")] = "esasrec",
     set_: Set = None,
     split: HeldOut = "temporal",
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Train once more on everything, and serve that.")
-    ] = False,
+    refit: Refit = False,
     ranker: Annotated[
         bool, typer.Option("--ranker", help="Train a ranker of the model's best 500 items too.")
     ] = False,

@@ -59,6 +59,9 @@ class Graphs:
         self._sessions = {name: _session(graph, threads) for name, graph in graphs.items()}
         self.table = table if isinstance(table, InputTable) else InputTable(table)
         self.shape = self._state_shape()
+        if "rows" in self.shape.columns:
+            # Its graphs read the rows of events that a state holds, not only those they are given.
+            self.table = InputTable(self.table.whole())
         self._cache_names = self._names("append", 5)
         self._last_layer_names = self._names("query", 5)
         self.counts_from_start = "start" in self._names("encode", 0)

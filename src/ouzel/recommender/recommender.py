@@ -113,7 +113,7 @@ class Recommender:
             train_home(self.home, chosen, progress)
         finally:
             for text in progress.texts:
-                warnings.warn(text, stacklevel=2)
+                warnings.warn(text, stacklevel=3)
         return self
 
     @extras.told
