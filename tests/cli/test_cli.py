@@ -16,6 +16,8 @@ from rich.console import Console
 from ouzel import cli
 from ouzel.cli import COMMANDS, main
 from ouzel.cli.printing import output
+from ouzel.recommender.home import Home
+from ouzel.training.checkpoint import CHECKPOINT
 
 FOLDER = Path(cli.__file__).parent
 
@@ -194,14 +196,31 @@ def test_a_table_too_wide_for_a_terminal_goes_on_below_and_no_number_is_cut(
     assert max(len(line) for line in shown.splitlines()) <= 60
 
 
+@pytest.mark.parametrize(
+    ("model", "epochs", "where"),
+    [
+        ("esasrec", 1, "where the last epoch ended"),
+        ("esasrec", 0, "from the start"),
+        ("ials", 1, "from the start"),
+    ],
+)
 def test_a_training_that_is_interrupted_says_how_it_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: str,
+    epochs: int,
+    where: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(home: Home, *_: object) -> None:
+        home.training.mkdir()
+        if epochs:
+            (home.training / CHECKPOINT).touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ouzel.recommender.train.train_home", interrupted)
     events = tmp_path / "events.csv"
     events.write_text("user_id,item_id,timestamp\na,x,1\na,y,2\n")
-    assert _run("train", "--data", str(events), "--out", str(tmp_path / "home")) == 130
-    assert "the same command goes on where the last epoch ended" in capsys.readouterr().err
+    told = ("train", "--data", str(events), "--out", str(tmp_path / "home"), "--model", model)
+    assert _run(*told) == 130
+    assert f"the same command trains on {where}" in capsys.readouterr().err

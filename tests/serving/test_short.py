@@ -6,10 +6,14 @@ import json
 import re
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 
+from ouzel.serving.app import build_app
+from ouzel.serving.security import Access
 from ouzel.serving.short import LONGEST_BODY, LONGEST_HEAD, ShortWay
+from tests.serving.running import running
 
 EVENT = {"event": "click", "user_id": "u", "item_id": "i1", "event_id": "e"}
 
@@ -164,6 +168,29 @@ def test_a_known_head_in_parts_or_in_company_is_parsed(client, ways):
         connection.sendall(one)
         assert len(parsed(answers(connection, 1)[0])[2]["items"]) == 2
     assert ways == ["short", "short", "short", "short", "short", "usual", "again"]
+
+
+SMALL = b'{"n":1}'
+REFUSED = b"POST /v1/recommend HTTP/9.9\r\nHost: 127.0.0.1\r\nContent-Length: 7\r\n\r\n" + SMALL
+
+
+@pytest.mark.parametrize("chunk", [REFUSED, b"POS" + SMALL, b"\r\n\r\n" + SMALL, b"\r\n\r\n"])
+def test_what_is_no_request_is_not_taken_for_the_one_before(engine, chunk):
+    app = build_app(engine, Access("127.0.0.1", "secret"))
+    sent = b"" if chunk == b"\r\n\r\n" else SMALL
+    with running(app) as client:
+        with connected(client) as connection:
+            connection.sendall(post(sent, "X-API-Key: secret"))
+            assert parsed(answers(connection, 1)[0])[0] != 401
+            connection.sendall(chunk)
+            time.sleep(0.05)
+        with connected(client) as stranger:
+            stranger.settimeout(0.2)
+            stranger.sendall(chunk)
+            with suppress(TimeoutError):
+                assert b" 200 " not in stranger.recv(65536)
+        (head,) = app.heads
+    assert head == post(sent, "X-API-Key: secret").removesuffix(sent)
 
 
 def test_few_heads_are_remembered_and_none_that_is_long(client, ways, monkeypatch):

@@ -120,6 +120,14 @@ def test_a_checkpoint_of_other_data_or_settings_is_not_taken_up(tmp_path: Path) 
     assert torch.equal(weights(fresh), weights(changed))
 
 
+def test_a_checkpoint_of_a_longer_run_is_not_taken_up(tmp_path: Path) -> None:
+    run(model(), tmp_path / "long", epochs=4)
+    short, fresh = model(), model()
+    assert run(short, tmp_path / "long", epochs=2).epochs == 2
+    run(fresh, tmp_path / "fresh", epochs=2)
+    assert torch.equal(weights(short), weights(fresh))
+
+
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(b"not a checkpoint")

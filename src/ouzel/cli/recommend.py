@@ -37,6 +37,5 @@ def command(
         del row["user_id"]
         if title:
             row["title"] = title
-    known = any(row["source"] != "popular" for row in rows)
-    unknown = "" if known else ": what is popular, there being no events to go by"
-    emit(rows, json, title=f"For user {user}{unknown}")
+    popular = rows and all(row["source"] == "popular" for row in rows)
+    emit(rows, json, title=f"For user {user}{': what is popular' if popular else ''}")

@@ -139,7 +139,7 @@ def _train(
 ) -> Trained:
     from ouzel.data.read import read
     from ouzel.recommender.home import Home
-    from ouzel.recommender.train import cleaned, import_dataset, train_home
+    from ouzel.recommender.train import cleaned, goes_on, import_dataset, train_home
 
     home = Home(out)
     with TrainingProgress() as progress:
@@ -150,7 +150,8 @@ def _train(
         try:
             return train_home(home, options, progress)
         except KeyboardInterrupt:
-            progress.say("Stopped: the same command goes on where the last epoch ended")
+            where = "where the last epoch ended" if goes_on(home, options) else "from the start"
+            progress.say(f"Stopped: the same command trains on {where}")
             raise
 
 

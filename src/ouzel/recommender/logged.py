@@ -34,7 +34,7 @@ class Logged:
             reached = STEPS * done // max(total, 1)
             if reached > logged:
                 logged = reached
-                logger.info("%s: %d of %d", title, done, total)
+                logger.info("%s: %d %%", title, 100 * done // total)
 
         return told
 

@@ -37,7 +37,7 @@ from ouzel.recommender.publish import (
     validation_histories,
 )
 from ouzel.recommender.ranker import fit_split_ranker, refit_ranker
-from ouzel.training.checkpoint import forget
+from ouzel.training.checkpoint import CHECKPOINT, forget
 from ouzel.training.fit import FitResult, FitSettings, fit
 from ouzel.training.ranking import RankingResult
 from ouzel.training.validation import ndcg_validator
@@ -155,7 +155,8 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     interactions, split, provenance = _data_of(home, options)
     for caution in cautions(interactions):
         progress.warn(caution)
-    if kind_of(model_named(options.model)) == "sequence":
+    in_epochs = kind_of(model_named(options.model)) == "sequence"
+    if in_epochs:
         trained = _train_sequence(home, split, interactions, options, provenance, progress)
     else:
         trained = Trained(
@@ -165,9 +166,21 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
         bundle, rows = add_fields(home, trained.bundle, split, options, progress)
         trained = replace(trained, bundle=bundle, rows=rows)
     home.store().promote(trained.bundle.digest)
-    for directory in (home.training, home.training / REFIT):
-        forget(directory)
+    if in_epochs:  # Else what is there is another model's, which may still go on.
+        for directory in (home.training, home.training / REFIT):
+            forget(directory)
     return trained
+
+
+def goes_on(home: Home, options: TrainOptions) -> bool:
+    """Return whether a training that was interrupted left an epoch to go on from.
+
+    >>> from pathlib import Path
+    >>> goes_on(Home(Path("no-such-home")), TrainOptions())
+    False
+    """
+    in_epochs = kind_of(model_named(options.model)) == "sequence"
+    return in_epochs and (home.training / CHECKPOINT).exists()
 
 
 def _data_of(home: Home, options: TrainOptions) -> tuple[Interactions, Split, Provenance]:

@@ -160,7 +160,7 @@ def can_fork() -> bool:
 
 
 def stay_on(cores: AbstractSet[int]) -> None:
-    """Keep this process on `cores`, its later threads too; on no cores: do nothing.
+    """Keep this thread on `cores`, and what it starts later; on no cores: do nothing.
 
     >>> stay_on(set())
     """

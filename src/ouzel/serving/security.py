@@ -53,7 +53,8 @@ class Access:
     """Decides on each request before anything of it is read.
 
     With a key, everything but `OPEN_PATHS` needs it, as `Authorization: Bearer KEY` or
-    `X-API-Key: KEY`; it is kept as a hash and compared in constant time. Bound to loopback, the
+    `X-API-Key: KEY`; here it is kept as a hash and compared in constant time (heads of requests
+    that `ouzel.serving.short` remembers hold it as it was sent). Bound to loopback, the
     Host header must name this machine, so that no foreign name can be pointed here (DNS
     rebinding). A browser may call `/v1/` only from this server's own pages.
     """

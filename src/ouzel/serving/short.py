@@ -86,8 +86,10 @@ class ShortWay(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read on; a body that has not come whole may follow soon."""
         between = self._between
-        if between and self._again(data):
-            return
+        if between:
+            if self._again(data):
+                return
+            self._asked = None  # What was answered before is not what these bytes ask.
         super().data_received(data)
         asked = self._asked
         if asked is None:
@@ -101,7 +103,7 @@ class ShortWay(HttpToolsProtocol):
 
     def _again(self, data: bytes) -> bool:
         """Return whether this is one whole request whose head is known, which is now answered."""
-        end = data.find(_END) + len(_END)
+        end = _end_of_head(data)
         known = self._heads.get(data[:end])
         if known is None or len(data) - end != known.length or self._busy():
             return False
@@ -114,8 +116,8 @@ class ShortWay(HttpToolsProtocol):
 
     def _remember(self, data: bytes, asked: _Plain) -> None:
         """Remember the head of a request that was all of the data."""
-        end = data.find(_END) + len(_END)
-        if len(data) - end == len(asked.body) and end <= LONGEST_HEAD:
+        end = _end_of_head(data)
+        if len(data) - end == len(asked.body) and 0 < end <= LONGEST_HEAD:
             while len(self._heads) >= MOST_HEADS:
                 del self._heads[next(iter(self._heads))]
             self._heads[data[:end]] = _Head(asked.short, dict(asked.scope), len(asked.body))
@@ -229,3 +231,9 @@ class ShortWay(HttpToolsProtocol):
         if not asked.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+
+def _end_of_head(data: bytes) -> int:
+    """Return how many bytes of `data` are the first head in it, 0 if it does not end there."""
+    end = data.find(_END)
+    return 0 if end < 0 else end + len(_END)

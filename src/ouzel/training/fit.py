@@ -196,6 +196,8 @@ class _Run:
 
     def _resume(self, fingerprint: str) -> None:
         stored = load_checkpoint(self.checkpoint_path, fingerprint)
+        if stored and stored.run.epoch > self.settings.epochs:
+            stored = None  # Of a run that was to be longer.
         self.state = stored.run if stored else RunState(fingerprint=fingerprint)
         self.best = stored.best if stored else {}
         self.average = stored.average if stored else _copy(self.model.state_dict())
