@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 790, 392
-LEFT, RIGHT, TOP, BOTTOM = 62, 270, 52, 66
+WIDTH, HEIGHT = 830, 392
+LEFT, RIGHT, TOP, BOTTOM = 62, 310, 52, 66
 COLOURS = ("#12908a", "#c2571a", "#5a67b8", "#9a7b16", "#a63d76", "#4d7f2f", "#6b7b83", "#2f77b0")
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #15242b; }

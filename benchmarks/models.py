@@ -17,6 +17,7 @@ from ouzel.models.protocols import SequenceEncoder
 from ouzel.models.registry import MODELS, Model, family_of
 
 ROOT = Path(__file__).parents[1]
+PLOTS = ROOT / "benchmarks" / "plots"
 NUM_ROWS = 3_707
 """Catalogue rows of ML-1M, for which parameters are counted."""
 
@@ -35,13 +36,15 @@ one answer from the history of the request.
 ACCURACY = """
 ## Accuracy
 
-Leave-one-out, last event of each user, all items ranked, seen items filtered. Figures are those of
-the defaults unless settings are named; seconds are those of training, on the machine that the
-result file names.
+Leave-one-out: the last event of each user; temporal: the newest tenth of all events. All items are
+ranked, seen items filtered. Figures are those of the defaults unless settings are named; seconds
+are those of training, on the machine that the result file names.
 
-| data | model | settings | recall@10 | NDCG@10 | coverage@10 | seconds | file |
-|---|---|---|---|---|---|---|---|
+| data | split | model | settings | recall@10 | NDCG@10 | coverage@10 | seconds | file |
+|---|---|---|---|---|---|---|---|---|
 """
+
+SPLITS = ("leave-one-out", "temporal")
 
 RATINGS = """
 ## Ratings
@@ -89,7 +92,7 @@ def page() -> str:
     about = "".join(_line(_about(model)) for model in MODELS)
     fields = "".join(_line(_fields(model)) for model in CTR_MODELS)
     given = GIVEN + "".join(map(_line, given_splits()))
-    accuracy = ACCURACY + "".join(map(_line, accuracies())) + given + _rated()
+    accuracy = ACCURACY + "".join(map(_line, accuracies())) + _charts() + given + _rated()
     return HEAD + about + accuracy + FIELDS + fields + LIKES + "".join(map(_line, likes()))
 
 
@@ -116,7 +119,7 @@ def accuracies() -> Iterator[tuple[str, ...]]:
             (row["model"].split(" + ")[0], seed) for row in rows for seed in row.get("seeds", [])
         }
         for row in rows:
-            if row.get("model") not in known or row.get("split") != "leave-one-out":
+            if row.get("model") not in known or row.get("split") not in SPLITS:
                 continue
             base = row["model"].split(" + ")[0]
             if "seconds" in row and ("seeds" in row or (base, row.get("seed")) not in averaged):
@@ -159,14 +162,16 @@ def _given(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 def _accuracy(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     figures = (f"{row[metric]:.4f}" for metric in ("recall@10", "ndcg@10", "coverage@10"))
-    return (
-        row["case"],
-        f"`{row['model']}`",
-        _settings(row),
-        *figures,
-        f"{row['seconds']:,.0f}",
-        name,
-    )
+    named = (row["case"], row["split"], f"`{row['model']}`", _settings(row))
+    return *named, *figures, f"{row['seconds']:,.0f}", name
+
+
+def _charts() -> str:
+    """Return the charts of what accuracy costs, and of learning (`python -m benchmarks.plots`)."""
+    names = [
+        path.stem for kind in ("costs", "learning") for path in sorted(PLOTS.glob(f"{kind}-*.svg"))
+    ]
+    return "".join(f"\n![{name}](../benchmarks/plots/{name}.svg)\n" for name in names)
 
 
 def _fields(model: type[CTRModel]) -> tuple[str, ...]:

@@ -39,16 +39,36 @@ def test_of_several_seeds_the_mean_is_told(tmp_path, monkeypatch):
     row = {"model": "ease", "case": "shop", "split": "leave-one-out", "seconds": 2.0}
     row |= {"recall@10": 0.2, "ndcg@10": 0.1, "coverage@10": 0.5}
     other = {**row, "model": "ials", "settings": {"dim": "8"}}
-    temporal = {**row, "model": "item_knn", "split": "temporal"}
+    given = {**row, "model": "item_knn", "split": "given"}
     popular = {**row, "model": "popular"}
     of_one = [{**row, "seed": seed} for seed in (0, 1)]
     ranked = {**row, "model": "ease + ranker", "seed": 5}  # not one of those
-    rows = [*of_one, {**row, "ndcg@10": 0.3, "seeds": [0, 1]}, ranked, other, temporal, popular]
+    rows = [*of_one, {**row, "ndcg@10": 0.3, "seeds": [0, 1]}, ranked, other, given, popular]
     (folder / "shop.json").write_text(json.dumps({"rows": rows}))
     assert list(models.accuracies()) == [
-        ("shop", "`ease`", "", "0.2000", "0.3000", "0.5000", "2", "shop.json"),
-        ("shop", "`ease + ranker`", "", "0.2000", "0.1000", "0.5000", "2", "shop.json"),
-        ("shop", "`ials`", "dim=8", "0.2000", "0.1000", "0.5000", "2", "shop.json"),
+        ("shop", "leave-one-out", "`ease`", "", "0.2000", "0.3000", "0.5000", "2", "shop.json"),
+        (
+            "shop",
+            "leave-one-out",
+            "`ease + ranker`",
+            "",
+            "0.2000",
+            "0.1000",
+            "0.5000",
+            "2",
+            "shop.json",
+        ),
+        (
+            "shop",
+            "leave-one-out",
+            "`ials`",
+            "dim=8",
+            "0.2000",
+            "0.1000",
+            "0.5000",
+            "2",
+            "shop.json",
+        ),
     ]
 
 
