@@ -10,6 +10,9 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT = 830, 392
 LEFT, RIGHT, TOP, BOTTOM = 62, 310, 52, 66
 COLOURS = ("#12908a", "#c2571a", "#5a67b8", "#9a7b16", "#a63d76", "#4d7f2f", "#6b7b83", "#2f77b0")
+ALONE = 3.0
+"""Radius of a point with no other to draw a line to."""
+
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #15242b; }
   .title { font-size: 15px; font-weight: 600; } .note, .tick { fill: #5a6a70; font-size: 12px; }
@@ -120,9 +123,9 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _drawn(one: Series, colour: str, places: Sequence[tuple[float, float]]) -> list[str]:
-    if one.radius:
+    if one.radius or len(places) == 1:
         return [
-            f'<circle cx="{left:.1f}" cy="{top:.1f}" r="{one.radius:.1f}" fill="{colour}" '
+            f'<circle cx="{left:.1f}" cy="{top:.1f}" r="{one.radius or ALONE:.1f}" fill="{colour}" '
             'fill-opacity="0.75"/>'
             for left, top in places
         ]

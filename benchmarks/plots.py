@@ -27,6 +27,9 @@ STYLE = """
   }
 """
 
+TIMED_OUT_MS = 5000.0
+"""A p99 of the load generator's patience, or above, is no latency."""
+
 Row = dict[str, Any]
 
 
@@ -149,6 +152,21 @@ def costs_of(documents: Iterable[dict[str, Any]]) -> dict[str, list[Series]]:
     return {case: list(named.values()) for case, named in found.items()}
 
 
+def latencies_of(document: dict[str, Any]) -> list[Series]:
+    """Return for each system its p99 by the rate of requests; of several tunings the best at each.
+
+    >>> rows = [{"system": "a", "rate": 9, "p99_ms": ms} for ms in (5.0, 3.0)]
+    >>> latencies_of({"rows": rows})
+    [Series(name='a', points=[(9, 3.0)], radius=0.0)]
+    """
+    best: dict[str, dict[float, float]] = {}
+    for row in document["rows"]:
+        if "rate" in row and row["p99_ms"] < TIMED_OUT_MS:
+            by_rate = best.setdefault(row["system"], {})
+            by_rate[row["rate"]] = min(row["p99_ms"], by_rate.get(row["rate"], TIMED_OUT_MS))
+    return [Series(system, sorted(by_rate.items())) for system, by_rate in best.items()]
+
+
 def _name(row: Row) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in row.get("settings", {}).items())
     name: str = row["model"]
@@ -171,11 +189,28 @@ def write_charts(target: Path) -> None:
             (target / f"costs-{case}.svg").write_text(svg, "utf-8")
 
 
+def write_latencies(target: Path) -> None:
+    """Write a chart of the p99 by the rate for each run beside peers."""
+    for path in sorted((ROOT / "results" / "serving").glob("*_peer_rates.json")):
+        document = json.loads(path.read_text("utf-8"))
+        case = document["rows"][0]["case"]
+        axes = Axis("requests/s", logarithmic=True), Axis("p99, ms", logarithmic=True)
+        note = f"in its best tuning at each rate, each for 10 s; {_made_on(document)}"
+        svg = chart(f"Latency by load: {case} items", *axes, latencies_of(document), note)
+        (target / f"{path.stem}.svg").write_text(svg, "utf-8")
+
+
+def _made_on(document: dict[str, Any]) -> str:
+    machine = document["machine"]
+    return f"{machine['cpu']}, {machine['cores']:g} cores, commit {document['commit']}"
+
+
 def main() -> None:
     """Write every plot that has results."""
     target = ROOT / "plots"
     target.mkdir(exist_ok=True)
     write_charts(target)
+    write_latencies(target)
     for plot in PLOTS:
         every = results(ROOT / "results" / plot.topic)
         documents = [document for document in every if bars_of(plot, [document])]
@@ -183,8 +218,7 @@ def main() -> None:
         if not bars:
             print(f"{plot.name}: no results under benchmarks/results/{plot.topic}")
             continue
-        machine = documents[-1]["machine"]
-        note = f"{machine['cpu']}, {machine['cores']:g} cores, commit {documents[-1]['commit']}"
+        note = _made_on(documents[-1])
         path = target / f"{plot.name}.svg"
         path.write_text(draw(plot.title, bars, plot.form, note), "utf-8")
         print(path)

@@ -55,3 +55,25 @@ def test_curves_and_costs_are_drawn_for_each_data_set(tmp_path, monkeypatch):
     assert lefts[1] < lefts[0] and tops[1] > tops[0] and radii[1] < radii[0]
     names = [node.text for node in costs.findall("svg:text", space)]
     assert "esasrec, 9.0 kB" in names and "ease, 0.0 kB" in names
+
+
+def test_the_best_tuning_of_a_peer_is_drawn_beside_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "ROOT", tmp_path)
+    (tmp_path / "results" / "serving").mkdir(parents=True)
+    (tmp_path / "plots").mkdir()
+    found = [("ouzel", 100, 2.0), ("ouzel", 800, 9.0), ("peer", 100, 90.0), ("peer", 100, 20.0)]
+    found += [("peer", 800, 5049.0)]  # it timed out
+    rows = [
+        {"system": system, "case": "1m", "rate": rate, "p99_ms": ms} for system, rate, ms in found
+    ]
+    document = {"commit": "abc", "machine": {"cpu": "a cpu", "cores": 2.0}, "rows": rows}
+    (tmp_path / "results" / "serving" / "1m_peer_rates.json").write_text(json.dumps(document))
+    assert [one.points for one in plots.latencies_of(document)] == [
+        [(100, 2.0), (800, 9.0)],
+        [(100, 20.0)],
+    ]
+    plots.write_latencies(tmp_path / "plots")
+    tree = ElementTree.parse(tmp_path / "plots" / "1m_peer_rates.svg")
+    (ours,) = tree.findall("{http://www.w3.org/2000/svg}polyline")
+    assert len(ours.get("points").split()) == 2
+    assert len(tree.findall("{http://www.w3.org/2000/svg}circle")) == 1, "theirs, alone"
