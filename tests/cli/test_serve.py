@@ -84,7 +84,7 @@ def test_one_home_has_one_server(home):
         second = start(home, "--port", 0)
         _, err = second.communicate(timeout=60)
         assert second.returncode == 1
-        assert "being served already" in err
+        assert "being served, trained or imported into already" in err
     with served(home) as (_, address):
         assert httpx.get(f"{address}/health/live").status_code == 200
 

@@ -10,7 +10,7 @@ from ouzel.events.alone import alone
 
 
 def test_a_home_is_taken_once_and_freed(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(ValueError, match="served already"), alone(tmp_path):
+    with alone(tmp_path), pytest.raises(ValueError, match="being served, trained"), alone(tmp_path):
         pass
     with pytest.raises(RuntimeError), alone(tmp_path):
         raise RuntimeError("planted")

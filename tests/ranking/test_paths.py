@@ -7,6 +7,7 @@ import pytest
 
 from ouzel.events.catalog import Catalog
 from ouzel.events.interactions import History
+from ouzel.ranking.blending import BLENDED, Blender, BlendSources
 from ouzel.ranking.fusion import proposers
 from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
@@ -89,6 +90,46 @@ def test_without_weights_a_union_asks_only_until_it_has_enough():
     assert run(found.union, query(breadth=12)).rows_K.tolist() == best()[:5]
     assert (vmis.asked, trending.asked) == ([], [])
     assert set(run(found.union, query(k=29, breadth=29)).rows_K.tolist()) == set(range(1, N))
+
+
+def blending_home():
+    """Return the paths of a home whose blend puts the neighbours first."""
+    weights_2SF = np.zeros((2, len(BLENDED), 3))
+    weights_2SF[0, BLENDED.index("vmis"), 0] = 10
+    weights_2SF[0, BLENDED.index("model"), 1] = 1
+    others = [Listed("vmis", [5, 6, 7]), Listed("popular", [8]), Listed("recent", [9])]
+    stages = [EncodeUser(States()), SearchIndex(ExactIndex(VECTORS[:20]))]
+    stages += [BlendSources(Blender(weights_2SF), others), FillFrom(PopularSource(POPULAR))]
+    return paths(Pipeline([*stages, DropForbidden(), TopK()]), CATALOG)
+
+
+NOTHING = [{"boosts": (Boost(1.0, np.array([2]), None),)}, {"caps": {}}, {"pins": {}}]
+
+
+@pytest.mark.parametrize("asked", NOTHING, ids=str)
+def test_a_blend_stays_what_it_is_where_a_list_is_arranged(asked):
+    found = blending_home()
+    history = History(np.array([3], np.int32), np.array([1]))
+    plain = found.standard.run([Query(k=8, now_ms=2, user=1, history=history)]).found[0]
+    assert set(plain.rows_K.tolist()[:3]) == {5, 6, 7}
+    arranged = run(found.union, query(k=8, breadth=100, **asked))
+    assert arranged.rows_K.tolist() == plain.rows_K.tolist()
+    assert arranged.scores_K.tolist() == pytest.approx(plain.scores_K.tolist())
+
+
+def test_who_comes_after_a_blend_is_below_it_and_pins_keep_their_place():
+    found = blending_home()
+    arranged = run(found.union, query(k=29, breadth=29, pins={25: 2}))
+    assert arranged.rows_K[1] == 25
+    late = [row for row in arranged.rows_K.tolist() if row >= 20 and row != 25]
+    assert arranged.rows_K.tolist()[-len(late) :] == late == sorted(late, reverse=True)
+    assert all(len(names) == len(set(names)) for names in proposers(arranged))
+
+
+def test_sources_with_weights_are_fused_in_place_of_a_blend():
+    found = blending_home()
+    only = run(found.union, query(k=4, breadth=100, weights={"sequence": 1}))
+    assert only.rows_K.tolist() == best(range(1, 20))[:4]
 
 
 def test_only_the_sources_with_a_weight_are_in_a_union():

@@ -19,7 +19,8 @@ from ouzel.events.alone import alone
 from ouzel.events.types import ItemUpdate
 from ouzel.recommender.home import Home
 from ouzel.recommender.index import Target, choose_index
-from ouzel.recommender.options import TrainOptions
+from ouzel.recommender.options import Silent, TrainOptions
+from ouzel.recommender.train import train_home
 from ouzel.retrieval.types import Query
 from tests.recommender.conftest import NUM_USERS, walks
 
@@ -125,10 +126,15 @@ def test_own_items_are_ranked_in_python(trained: Path) -> None:
 
 
 def test_a_home_that_is_served_takes_no_import(home: Path) -> None:
-    with alone(home), pytest.raises(ValueError, match="being served already"):
+    with alone(home), pytest.raises(ValueError, match="being served, trained or imported"):
         Recommender(home).fit(walks(10))
     with Home(home).log() as log:
         assert len(log.interactions()) == len(walks())
+
+
+def test_a_home_that_is_trained_takes_no_second_training(home: Path) -> None:
+    with alone(home), pytest.raises(ValueError, match="being served, trained or imported"):
+        train_home(Home(home), TrainOptions(model="item_knn"), Silent())
 
 
 def test_any_arrow_table_comes_back_out(trained: Path) -> None:
@@ -149,6 +155,11 @@ def test_saving_and_loading_gives_the_same_lists(trained: Path, tmp_path: Path) 
     assert two.recommend(["user 5"])["item_id"].to_list() == before["item_id"].to_list()
     with pytest.raises(ValueError, match="not empty"):
         one.save(tmp_path / "copy")
+
+
+def test_asking_before_fit_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"there is no model yet: call fit\(events\) first"):
+        Recommender().recommend(["u1"])
 
 
 def test_loading_nothing_says_what_to_do(tmp_path: Path) -> None:

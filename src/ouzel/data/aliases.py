@@ -70,7 +70,7 @@ def resolve(names: Sequence[str], columns: Mapping[str, str] | None = None) -> d
     if absent:
         raise ValueError(
             f"no column for {' and '.join(absent)} among {list(names)}:"
-            f" name it with --map {absent[0]}=COLUMN"
+            f" name it with {' '.join(f'--map {name}=COLUMN' for name in absent)}, or rename it"
         )
     return {canonical: found[canonical] for canonical in CANONICAL if canonical in found}
 

@@ -12,7 +12,7 @@ LOCK_FILE = "serving.lock"
 
 @contextlib.contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Keep other servers and imports off a home meanwhile; the system frees it if we are killed.
+    """Keep servers, imports and trainings off a home meanwhile; if we are killed it is free.
 
     Raises:
         ValueError: another process has the home, or there is none.
@@ -30,6 +30,6 @@ def alone(home: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{home} is being served already, or imported into: stop that first"
+                f"{home} is being served, trained or imported into already: stop that first"
             ) from None
         yield

@@ -125,8 +125,8 @@ class Blender:
 class BlendSources(Stage):
     """Puts what the model found, and what the other sources propose, into one order.
 
-    What was asked for by the vector of an item, and a history of which the model knows nothing,
-    stay as they are.
+    What was asked for by the vector of an item, a history of which the model knows nothing, and
+    what a request with weights of its own for sources is to be made of, stay as they are.
     """
 
     name = "blend"
@@ -155,7 +155,7 @@ class BlendSources(Stage):
         # A search that runs out of items gives what is forbidden too, with a score of -inf.
         # A longer list than that reaches as far into the model's own.
         known = np.flatnonzero(np.isfinite(found.scores_K))[: max(BREADTH, query.k)]
-        if not len(known) or not len(query.history) or query.source:
+        if not len(known) or not len(query.history) or query.source or _weighs(query):
             return found
         told = [found.take(known)]
         told += [source.candidates(query, BREADTH) for source in self._others]
@@ -169,3 +169,18 @@ class BlendSources(Stage):
             ranks_of(numbers_KSF),
         )
         return blended.take(np.argsort(-scores_K, kind="stable"))
+
+
+def _weighs(query: Query) -> bool:
+    return query.arrangement is not None and query.arrangement.weights is not None
+
+
+def blended(found: Candidates) -> NDArray[np.bool_] | None:
+    """Return which candidates (K,) were blended, None if none were: others may have come after it.
+
+    >>> blended(Candidates.of("popular", np.array([7]), np.array([1.0]))) is None
+    True
+    """
+    if found.ranks_KS is None or found.names[1 : len(BLENDED)] != BLENDED[1:]:
+        return None
+    return np.asarray(found.ranks_KS[:, : len(BLENDED)].any(axis=1), np.bool_)

@@ -68,10 +68,8 @@ def proposers(found: Candidates) -> list[list[str]]:
     >>> proposers(unite(one, Candidates.of("b", np.array([3]), np.array([5.0]))))
     [['a'], ['a', 'b']]
     """
-    return [
-        [name for name, rank in zip(found.names, given, strict=True) if rank > 0]
-        for given in ranks(found).tolist()
-    ]
+    pairs = (zip(found.names, given, strict=True) for given in ranks(found).tolist())
+    return [list(dict.fromkeys(name for name, rank in each if rank > 0)) for each in pairs]
 
 
 def ranks(found: Candidates) -> NDArray[np.int16]:

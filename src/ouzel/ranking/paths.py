@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ouzel.events.catalog import Catalog
 from ouzel.ranking.arranging import Arrange, VectorOf
+from ouzel.ranking.blending import BlendSources
 from ouzel.ranking.by_history import AddWeights
 from ouzel.ranking.categories import Categories
 from ouzel.ranking.pipeline import Pipeline, Stage
@@ -103,8 +104,9 @@ def paths(
         BoostWeights(),
     ]
     scoring += [Arrange(vector_of, categories), *kinds["select"]]
-    searches = [s for s in standard.stages if isinstance(s, SearchIndex | AddWeights)]
-    union: list[Stage] = [*kinds["hydrate"], *searches, *proposing]
+    found = SearchIndex | AddWeights | BlendSources
+    finding = [stage for stage in standard.stages if isinstance(stage, found)]
+    union: list[Stage] = [*kinds["hydrate"], *finding, *proposing]
     union += [Propose(source, extra=True) for source in extra]
     union += [Pinned(), *kinds["filter"], Fuse(), *scoring]
     rank = [*kinds["hydrate"], OwnCandidates(), *kinds["filter"], *scoring]

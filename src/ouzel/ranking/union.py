@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ouzel.ranking.arranging import VectorOf
+from ouzel.ranking.blending import blended
 from ouzel.ranking.fusion import RANK_OFFSET, fused_scores, ranks, unite
 from ouzel.ranking.pipeline import Kind, Stage, Work
 from ouzel.ranking.stages import SEQUENCE, SESSION
@@ -153,7 +154,8 @@ class Relevance(Stage):
 
     A model without vectors has `scores_of`. Whoever has no score comes last as `UNSCORED`. A query
     of which the model knows nothing is ordered by the places its candidates have, and the caller's
-    own candidates by `popularity_N`. What was fused stays as it is.
+    own candidates by `popularity_N`. What was fused or blended stays as it is; who came after a
+    blend comes after it.
     """
 
     name = "relevance"
@@ -180,6 +182,9 @@ class Relevance(Stage):
         arrangement = query.arrangement
         if not len(found) or arrangement is None or arrangement.weights is not None:
             return found
+        blended_K = blended(found)
+        if blended_K is not None:
+            return _blend_first(found, blended_K)
         own = arrangement.own_K is not None
         name = None if not own else SESSION if query.user is None else SEQUENCE
         if query.vector is not None:
@@ -248,6 +253,12 @@ class BoostWeights(Stage):
             scores_K[_boosted_by(boost, found.rows_K)] += math.log(boost.factor)
         order = np.argsort(-scores_K, kind="stable")
         return scored(found, scores_K).take(order)
+
+
+def _blend_first(found: Candidates, blended_K: NDArray[np.bool_]) -> Candidates:
+    scores_K = found.scores_K.copy()
+    scores_K[~blended_K] = scores_K[blended_K].min(initial=0) - 1
+    return scored(found, scores_K).take(np.argsort(-scores_K, kind="stable"))
 
 
 def _boosted_by(boost: Boost, rows_K: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -56,6 +56,7 @@ class Recommender:
         self.home = Home(Path(home) if home else Path(tempfile.mkdtemp(prefix="ouzel-")))
         if home is None:
             weakref.finalize(self, shutil.rmtree, self.home.root, ignore_errors=True)
+        self._temporary = home is None
         self._model = model
         self._weights = weights
         self._answering: Answering | None = None
@@ -69,7 +70,7 @@ class Recommender:
         `settings={"dim": 128}`.
 
         What is odd about the events, and what was done about it, is told as warnings. How the
-        training goes is logged: `logging.basicConfig(level="INFO")` shows it.
+        training goes is logged as information by the logger `ouzel`.
 
         Raises:
             ValueError: the events cannot be read, or are too few to learn from.
@@ -270,6 +271,8 @@ class Recommender:
 
     def _open(self) -> Answering:
         if self._answering is None:
+            if self._temporary and not self.home.bundles.exists():
+                raise ValueError("there is no model yet: call fit(events) first, or load(folder)")
             self._answering = Answering(self.home, self._weights)
         return self._answering
 

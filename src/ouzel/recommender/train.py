@@ -141,6 +141,7 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
 
     Raises:
         ValueError: there is too little data to split or learn from; the message says what to add.
+            Or another process serves the home, trains it or imports into it.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -151,6 +152,11 @@ def train_home(home: Home, options: TrainOptions, progress: Progress) -> Trained
     ...
     ValueError: there are no events to split: give at least one
     """
+    with alone(home.root):
+        return _train(home, options, progress)
+
+
+def _train(home: Home, options: TrainOptions, progress: Progress) -> Trained:
     torch.set_num_threads(usable_threads())
     interactions, split, provenance = _data_of(home, options)
     for caution in cautions(interactions):
