@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 KERNEL := src/ouzel/retrieval/scan.cpp src/ouzel/inference/target_attention.cpp \
-	src/ouzel/inference/gated_steps.cpp src/ouzel/inference/lanes.h src/ouzel/models/steps.cpp
+	src/ouzel/inference/gated_steps.cpp src/ouzel/inference/lanes.h src/ouzel/models/steps.cpp \
+	src/ouzel/retrieval/search.h $(wildcard src/ouzel/serving/front*.cpp src/ouzel/serving/front*.h)
 TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: install demo test check bench

@@ -42,6 +42,11 @@ class Availability:
         """Return the mask (N,) of hidden rows, None while there is none."""
         return self._hidden_N if self._count_1[0] else None
 
+    @property
+    def shared(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Return the mask (N,) itself, and (1,) how many it hides: both change in place."""
+        return self._hidden_N, self._count_1
+
     def change(self, row: int, columns: Mapping[str, str]) -> None:
         """Let new columns of an item take effect."""
         if COLUMN in columns and row < len(self._hidden_N):

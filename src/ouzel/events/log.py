@@ -22,7 +22,7 @@ from ouzel.events import log_import, log_read
 from ouzel.events.catalog import Catalog
 from ouzel.events.columns import EventColumns
 from ouzel.events.interactions import Entries, History, Interactions
-from ouzel.events.log_append import Batch, Receipt, Users
+from ouzel.events.log_append import INSERT_SHOWN, Batch, Receipt, Users
 from ouzel.events.log_fold import Fold, fold_until
 from ouzel.events.log_import import ImportCounts
 from ouzel.events.log_schema import open_reader, open_writer
@@ -131,6 +131,19 @@ class EventLog:
             receipts = batch.add(events)
             self._fold.step(self._writer)
         return receipts
+
+    def append_shown(self, text: bytes, count: int) -> None:
+        """Store `count` lists that were shown, in one statement; all on disk when this returns.
+
+        `text` is a JSON array of `[event_id, timestamp_ms, user, request_id, impression]`, with the
+        row of the user and the `Impression` as it is stored. It is taken as it is: whoever makes it
+        vouches for it.
+
+        Raises: `sqlite3.Error` if it cannot be stored, or the disk fails; nothing of it is then.
+        """
+        with self._write_lock:
+            self._writer.execute(INSERT_SHOWN, (text.decode(),))
+            self._fold.room -= count
 
     def import_frame(
         self,

@@ -46,6 +46,13 @@ MOST_ROWS = 64
 """Most events in one statement. A statement lets go of the interpreter and must win it back, which
 while answers are made costs more than its work; a handful of sizes keeps all of them prepared."""
 
+INSERT_SHOWN = (
+    "INSERT INTO events (event_id, timestamp_ms, user, row, request_id, body) SELECT"
+    " json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), 0,"
+    " json_extract(value, '$[3]'), CAST(json_extract(value, '$[4]') AS BLOB) FROM json_each(?)"
+)
+"""One statement for impressions by the hundred: it needs the interpreter at both ends only."""
+
 Record = tuple[str, int, int, int, int | None, float | None, str | None, str | None, bytes | None]
 """The columns of one stored event, as `_insert` names them."""
 

@@ -228,6 +228,15 @@ class GatedSteps:
         )
         return vectors_BD
 
+    def call(self, cache: Sequence[Array]) -> tuple[int, int, Any]:
+        """Return how compiled code calls `query`: its address, the model's, the last layer's rings.
+
+        They hold as long as this and what is returned.
+        """
+        function = ctypes.cast(self._letting_go.ouzel_query, ctypes.c_void_p).value or 0
+        rings = _layers(cache, self._shape)
+        return function, ctypes.addressof(self._model), rings[self._shape.num_layers - 1]
+
     def _fresh(self, *counts: int) -> list[Array]:
         """Return room for the keys and values of so many events in all layers."""
         heads, size, precision = (

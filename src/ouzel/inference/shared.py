@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,22 @@ def writes_in_order() -> bool:
     True
     """
     return platform.machine().lower() in ("x86_64", "amd64")
+
+
+class Whereabouts(Protocol):
+    """Whoever wants to know where the current state of a user lies."""
+
+    def publish(self, user: int, slot: int) -> None:
+        """Take note that the state in `slot` is the current one of `user`."""
+        ...
+
+    def withdraw(self, user: int) -> None:
+        """Take note that there is no current state of `user`."""
+        ...
+
+    def change(self, user: int) -> None:
+        """Take note that the history of `user` is another now, and that no state is current."""
+        ...
 
 
 class Directory:

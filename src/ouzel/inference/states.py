@@ -35,7 +35,7 @@ from ouzel.inference.encoding import (
 from ouzel.inference.onnxruntime import Graphs
 from ouzel.inference.pool import StatePool
 from ouzel.inference.rebuild import later_events
-from ouzel.inference.shared import Directory, SharedStates
+from ouzel.inference.shared import Directory, SharedStates, Whereabouts
 
 Array = NDArray[Any]
 
@@ -77,6 +77,7 @@ class UserStates:
         self.stats = StateStats()
         self.pool = StatePool(graphs.shape, max_bytes=max_bytes, shared=directory is not None)
         self.directory = directory
+        self._followers: list[Whereabouts] = [] if directory is None else [directory]
         self._encoder = HistoryEncoder(graphs, batch_size=1)
         self._graphs = graphs
         self._tolerance = tolerance
@@ -91,6 +92,10 @@ class UserStates:
     def slot(self, user: int) -> int | None:
         """Return where the user's state is in the pool, None if it is not there."""
         return self.pool.slot(user) if user in self.pool else None
+
+    def follow(self, follower: Whereabouts) -> None:
+        """Tell somebody from now on where states are current, and of whom none is any more."""
+        self._followers.append(follower)
 
     def shared(self) -> SharedStates:
         """Return what processes forked later can read of these states.
@@ -108,8 +113,8 @@ class UserStates:
         An event older than the newest one noted changes the order of the history, so the state is
         dropped and made anew from the log.
         """
-        if self.directory is not None:
-            self.directory.change(user)
+        for follower in self._followers:
+            follower.change(user)
         if user not in self.pool:
             return
         if not 0 < row < self._graphs.num_rows:
@@ -126,8 +131,8 @@ class UserStates:
 
     def forget(self, user: int) -> None:
         """Drop the user's state; the next `query` makes it anew from the log."""
-        if self.directory is not None:
-            self.directory.change(user)
+        for follower in self._followers:
+            follower.change(user)
         self.pool.release(user)
         self._pending.pop(user, None)
 
@@ -356,10 +361,11 @@ class UserStates:
         if evicted is not None:
             # What was noted for them is in the log, from which their next state is made.
             self._pending.pop(evicted, None)
-            if self.directory is not None:
-                self.directory.withdraw(evicted)
+            for follower in self._followers:
+                follower.withdraw(evicted)
         return slot
 
     def _publish(self, user: int) -> None:
-        if self.directory is not None and user not in self._pending:
-            self.directory.publish(user, self.pool.slot(user))
+        if self._followers and user not in self._pending:
+            for follower in self._followers:
+                follower.publish(user, self.pool.slot(user))

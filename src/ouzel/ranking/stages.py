@@ -151,13 +151,18 @@ class SearchIndex(Stage):
         self._worker = worker if can else None
         return can
 
+    def brief(self, queries: int) -> bool:
+        """Return whether so many queries are better searched here than by the worker."""
+        if self._worker is None or not queries or not isinstance(self.index, LiveIndex):
+            return True
+        return queries * self.index.query_bytes <= BRIEF_BYTES
+
     def begin(self, work: Work, done: Callable[[], None]) -> Finish | None:
         """Begin the search with the worker, if there is one."""
         asking = [query for query in work.queries if query.vector is not None]
-        if self._worker is None or not asking or not isinstance(self.index, LiveIndex):
+        if not isinstance(self.index, LiveIndex) or self.brief(len(asking)):
             return None
-        if len(asking) * self.index.query_bytes <= BRIEF_BYTES:
-            return None
+        assert self._worker is not None, "without a worker every search is brief"
         queries_BD, k, exclude, hidden = _asked(asking)
         begun = self.index.begin(queries_BD, k, exclude=exclude, hidden=hidden)
         self._worker.submit(begun, done)

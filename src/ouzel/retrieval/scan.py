@@ -165,6 +165,15 @@ class ScanIndex:
         read = (self, queries_BD, banned_F, ends, masks, addresses)
         return BegunScan(rows_BK, scores_BK, _address(), arguments, read)
 
+    @property
+    def least_width(self) -> int:
+        """Return how many rows are scored exactly for a short list."""
+        return self.effort
+
+    def call(self) -> tuple[int, Arguments]:
+        """Return how compiled code searches: the address of the kernel, and what stays the same."""
+        return _address(), self._prepared()
+
     def _prepared(self) -> Arguments:
         """Return what is the same for every search, to be completed."""
         if self._fixed is None:
@@ -184,7 +193,7 @@ class ScanIndex:
 
     def _width(self, k: int) -> int:
         """Return how many rows to score exactly for a list of k."""
-        return max(self.effort, SPARE * k)
+        return max(self.least_width, SPARE * k)
 
     def vector(self, row: int) -> NDArray[np.float32] | None:
         """Return the vector (D,) of a row, None if there is no such row."""

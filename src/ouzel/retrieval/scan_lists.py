@@ -33,7 +33,6 @@ from ouzel.retrieval.index import Excluded, Found, Hidden, check_vectors
 from ouzel.retrieval.scan import (
     LANES,
     PLACES_AT_ONCE,
-    SPARE,
     Arguments,
     BegunScan,
     ScanIndex,
@@ -166,7 +165,6 @@ class ScanListsIndex(ScanIndex):
             ValueError: as `search`.
         """
         begun = super().begin(queries_BD, k, exclude=exclude, hidden=hidden)
-        begun.arguments.probes = self.effort
         begun.widen = partial(self._widened, queries_BD, exclude, hidden)
         return begun
 
@@ -196,8 +194,15 @@ class ScanListsIndex(ScanIndex):
         rows_BK[short], scores_BK[short] = begun.result()
         return rows_BK, scores_BK
 
-    def _width(self, k: int) -> int:
-        return max(CANDIDATES, SPARE * k)
+    @property
+    def least_width(self) -> int:
+        """Return how many rows are scored exactly for a short list."""
+        return CANDIDATES
+
+    def _prepared(self) -> Arguments:
+        arguments = super()._prepared()
+        arguments.probes = self.effort
+        return arguments
 
     def _arguments(self) -> Arguments:
         arguments = super()._arguments()

@@ -30,7 +30,7 @@ def build_app(engine: Engine, access: Access, workers: Workers | None = None) ->
     """Return the application around an engine; it starts and closes the engine, and its workers.
 
     >>> from types import SimpleNamespace
-    >>> engine = SimpleNamespace(metrics=None, stream=SimpleNamespace(close=None))
+    >>> engine = SimpleNamespace(metrics=None, direct=None, stream=SimpleNamespace(close=None))
     >>> callable(build_app(engine, Access("127.0.0.1", None)))
     True
     """
@@ -55,8 +55,14 @@ def build_app(engine: Engine, access: Access, workers: Workers | None = None) ->
         b"/v1/events": EventsRoute(engine).short,
     }
     routing = _Routing(engine, lifespan)
+    direct = {} if engine.direct is None else {b"/v1/recommend": engine.direct}
     frame = Frame(
-        routing, access=access, metrics=engine.metrics, short=short, stop=engine.stream.close
+        routing,
+        access=access,
+        metrics=engine.metrics,
+        short=short,
+        direct=direct,
+        stop=engine.stream.close,
     )
     return frame
 

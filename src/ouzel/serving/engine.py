@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ouzel.events.availability import Availability
 from ouzel.events.log import EventLog
@@ -17,6 +18,7 @@ from ouzel.events.types import Event, Interaction, ItemUpdate
 from ouzel.events.verbs import enters_history
 from ouzel.inference.no_states import NoStates
 from ouzel.inference.states import UserStates
+from ouzel.ranking.direct import DirectSearch
 from ouzel.ranking.filters import Filters
 from ouzel.ranking.paths import paths
 from ouzel.ranking.pipeline import Pipeline
@@ -28,6 +30,7 @@ from ouzel.retrieval.types import Source
 from ouzel.serving.answers import Answers
 from ouzel.serving.cache import ITEM_BYTES, LIST_BYTES, Cache
 from ouzel.serving.child import core_numbers
+from ouzel.serving.direct import Direct
 from ouzel.serving.draining import Draining
 from ouzel.serving.live import Live
 from ouzel.serving.metrics import Family, Metrics
@@ -114,6 +117,7 @@ class Engine:
             num_rows=parts.num_rows,
             rebuilds=self._rebuilds,
         )
+        self.direct = self._direct()
         self._encoder = None if parts.encoder is None else parts.encoder.child
         self._states = parts.states
         self._visitors = parts.visitors
@@ -139,6 +143,27 @@ class Engine:
         Take it before making an answer that is to be kept under it.
         """
         return self.model.version, self._items_version
+
+    def _direct(self) -> Direct | None:
+        """Return what answers the plainest requests, if the standard path allows it."""
+        search = DirectSearch.of(self.parts.pipeline)
+        if search is None:
+            return None
+        return Direct(
+            search,
+            self.parts.visitors,
+            self.catalog,
+            hidden=lambda: self.filters.hidden(None),
+            model=self.model,
+            writer=self.writer,
+            metrics=self.metrics,
+            encodes=self._rebuilds is None,
+        )
+
+    @property
+    def hidden_rows(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Return the mask (N,) of what nobody may see, and (1,) how many it hides, as they are."""
+        return self._availability.shared
 
     async def start(self) -> None:
         """Begin to write and audit, answer a few requests to warm up, then be ready."""
@@ -360,7 +385,8 @@ class Engine:
             "states_behind": self._states.behind,
             "state_bytes": pool.bytes,
             "state_audit_max_error": stats.audit_max_error,
-            "waiting_requests": self.answers.waiting,
+            "waiting_requests": self.answers.waiting
+            + (0 if self.direct is None else self.direct.waiting),
             "waiting_events": writer.waiting,
             "stream_listeners": len(self.stream),
             "history_bytes": self._visitors.bytes,

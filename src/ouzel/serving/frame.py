@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ouzel.serving.direct import Direct
 from ouzel.serving.http import JSON, send_problem
 from ouzel.serving.metrics import Metrics
 from ouzel.serving.problem import CONTENT_TYPE, ProblemError
@@ -28,6 +29,7 @@ class Frame:
     """An ASGI application around another: nothing leaves without timing, nothing as a bare 500.
 
     `short` are routes by path that a server may call without the messages of ASGI, see `answer`.
+    Of these, `direct` take what is plainest before anything else is made of it.
     `heads` is where the server keeps what it made of heads that may come again.
     `stop` is to be called when the server begins to stop: it ends the answers that have no end.
     """
@@ -39,9 +41,11 @@ class Frame:
         access: Access,
         metrics: Metrics,
         short: Mapping[bytes, Short] | None = None,
+        direct: Mapping[bytes, Direct] | None = None,
         stop: Callable[[], None] | None = None,
     ) -> None:
         self.short = {} if short is None else short
+        self.direct = {} if direct is None else direct
         self.stop = stop
         self.heads: dict[bytes, Any] = {}
         self._app = app
@@ -88,15 +92,38 @@ class Frame:
             more = b"".join(b"%b: %b\r\n" % pair for pair in problem.headers)
         timing.mark("A", "encode")
         self._metrics.request(timing, status)
-        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nserver-timing: %b\r\n%b%b" % (
-            _STATUS_LINES[status], content_type, len(reply), timing.header(), _ALWAYS_LINES, more,
+        head = b"%bcontent-type: %b\r\n%b%b" % (
+            _STATUS_LINES[status], content_type, rest_of_head(len(reply), timing), more,
         )  # fmt: skip
         return head, reply
+
+    def admits(self, scope: Scope) -> bool:
+        """Return whether a request may go on; what keeps it out is said by the usual way."""
+        try:
+            self._access.check(scope)
+        except ProblemError:
+            return False
+        return True
+
+
+def rest_of_head(length: int, timing: Timing) -> bytes:
+    """Return what follows the content type in the head of every answer on the short way.
+
+    >>> rest_of_head(2, Timing()).splitlines()[:2]
+    [b'content-length: 2', b'server-timing: T;dur=0.000, P;dur=0.000, A;dur=0.000']
+    """
+    return b"content-length: %d\r\nserver-timing: %b\r\n%b" % (
+        length, timing.header(), _ALWAYS_LINES,
+    )  # fmt: skip
 
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+
+
+OK_JSON = b"%bcontent-type: %b\r\n" % (_STATUS_LINES[200], JSON)
+"""How the head of an answer begins that is a list or the like."""
 
 
 def _problem(scope: Scope, error: Exception) -> ProblemError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from ouzel.events.ids import time_ordered_id
 from ouzel.events.types import Event, Impression, Interaction
 from ouzel.events.validation import check_event
 from ouzel.serving.problem import (
@@ -156,15 +156,10 @@ def to_event(sent: EventIn, now_ms: int) -> Event | FieldError:
         fault = check_nested(name, nested)
         if fault is not None:
             return fault
-    event_id = sent.event_id if sent.event_id is not None else _event_id(now_ms)
+    event_id = sent.event_id if sent.event_id is not None else time_ordered_id(now_ms)
     made = _impression if sent.event == "impression" else _interaction
     event = made(sent, event_id, timestamp_ms)
     return event if isinstance(event, FieldError) else _storable(event)
-
-
-def _event_id(now_ms: int) -> str:
-    # Ids that begin with the time (as UUIDs of version 7 do) go to the end of the log's index.
-    return f"{now_ms:012x}{os.urandom(10).hex()}"
 
 
 def to_ms(timestamp: str | float) -> int:

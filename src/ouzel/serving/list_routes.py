@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from ouzel.events import clock
 from ouzel.events.catalog import Catalog
+from ouzel.events.ids import time_ordered_id
 from ouzel.events.types import Impression
 from ouzel.events.validation import check_id
 from ouzel.ranking.fusion import proposers
@@ -238,7 +238,7 @@ def _made(
     engine: ListEngine, items: list[ShownItem], degraded: str | None, timing: Timing
 ) -> RecommendReply:
     return RecommendReply(
-        request_id=_request_id(),
+        request_id=time_ordered_id(clock.now_ms()),
         items=items,
         model=engine.model,
         degraded=degraded,
@@ -249,11 +249,6 @@ def _made(
 def _with_unknown(reply: RecommendReply, request: RankRequest, engine: ListEngine) -> RankReply:
     unknown = [item_id for item_id in dict.fromkeys(request.items) if item_id not in engine.catalog]
     return RankReply(**msgspec.structs.asdict(reply), unknown=unknown)
-
-
-def _request_id() -> str:
-    # The time first: ids that grow keep the log's index compact.
-    return f"{clock.now_ms():012x}{os.urandom(10).hex()}"
 
 
 def _shown(engine: ListEngine, found: Candidates, fields: list[Name]) -> list[ShownItem]:

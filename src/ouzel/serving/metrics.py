@@ -151,9 +151,9 @@ class Metrics(Collector):
             self.requests[timing.route, status] += 1
             alike[timing.route, tuple(timing.names)].append(timing.spent_ms)
         for (route, names), spent in alike.items():
-            self._count_alike(route, names, np.array(spent, np.float64))
+            self.count_alike(route, names, np.array(spent, np.float64))
 
-    def _count_alike(self, route: str, names: Names, spent_GS: NDArray[np.float64]) -> None:
+    def count_alike(self, route: str, names: Names, spent_GS: NDArray[np.float64]) -> None:
         """Count G answers of one route that went through the same S stages."""
         parts_G = [
             spent_GS[:, [part == of for of, _ in names]].sum(axis=1) for part in ("T", "P", "A")

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from functools import partial
@@ -26,13 +26,14 @@ from ouzel.inference.shared import writes_in_order
 from ouzel.serving.app import build_app
 from ouzel.serving.child import core_numbers, stay_on
 from ouzel.serving.engine import Engine
+from ouzel.serving.front_door import FrontDoor
 from ouzel.serving.home import Resources, open_home
 from ouzel.serving.reader import Reader, inherited
 from ouzel.serving.security import Access, check_binding
 from ouzel.serving.short import ShortWay
 from ouzel.serving.workers import Workers
 
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0001
 """How long the log writer may hold the interpreter while an answer waits for it (5 ms is
 Python's default, and would be the slowest answer)."""
 
@@ -42,18 +43,47 @@ DRAIN_SECONDS = 20
 """How long answers under way may take once the server is told to stop."""
 
 
+FOR_EVER = 10**8
+"""Seconds that a connection to the front door may rest: who rests too long is ended there."""
+
+
 class _Server(uvicorn.Server):
     """A uvicorn server that tells when it listens."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: Callable[[], None],
+        door: FrontDoor | None = None,
+        cores: Sequence[int] = (),
+    ) -> None:
         super().__init__(config)
         self._listening = listening
+        self._door = door
+        self._cores = cores
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, then tell."""
-        await super().startup(sockets)
-        if not self.should_exit:
-            self._listening()
+        """Start to listen, at the front door if there is one, then tell."""
+        if self._door is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+        if self.should_exit:
+            return
+        if self._door is not None and sockets:
+            self._door.open(sockets[0], self._protocol, self._cores)
+        self._listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is under way, then end."""
+        if self._door is not None:
+            self._door.leave()
+        await super().shutdown(sockets)
+        if self._door is not None:
+            self._door.close()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return ShortWay(self.config, self.server_state, self.lifespan.state)
 
 
 class _Reading(_Server):
@@ -112,8 +142,10 @@ def serve(
     with bound(host, port, exclusive=given.workers == 1) as listener, alone(home):
         engine = open_home(home, **asdict(given), weights=weights)
         readers = _forked(engine, access, (host, listener.getsockname()[1]))
-        stay_on(set(core_numbers()[:1]))
-        run(build_app(engine, access, readers), listener, tell)
+        cores = core_numbers()
+        stay_on(set(cores[:1]))
+        app = build_app(engine, access, readers)
+        run(app, listener, tell, door=FrontDoor.of(engine), cores=cores)
 
 
 def check_workers(workers: int) -> None:
@@ -179,24 +211,33 @@ def _run_in_loop(life: Coroutine[Any, Any, None]) -> None:
         runner.run(life)
 
 
-def run(app: ASGIApp, listener: socket.socket, listening: Callable[[int], None]) -> None:
+def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    listening: Callable[[int], None],
+    *,
+    door: FrontDoor | None = None,
+    cores: Sequence[int] = (),
+) -> None:
     """Serve an application on a bound socket until SIGTERM or SIGINT.
 
-    `listening` is called with the port once requests are welcome.
+    `listening` is called with the port once requests are welcome. A front door takes all
+    connections, and may run on any of `cores`.
 
     >>> from starlette.routing import Router
     >>> with bound("127.0.0.1", 0) as listener:  # told to stop as soon as it listens
     ...     run(Router(), listener, lambda port: signal.raise_signal(signal.SIGTERM))
     """
-    config = configured(app)
+    config = configured(app) if door is None else configured(app, idle_seconds=FOR_EVER)
     port = listener.getsockname()[1]
     sys.setswitchinterval(SWITCH_SECONDS)
     with _ending_quietly():
-        _Server(config, lambda: listening(port)).run(sockets=[listener])
+        server = _Server(config, lambda: listening(port), door, cores)
+        server.run(sockets=[listener])
 
 
-def configured(app: ASGIApp) -> uvicorn.Config:
-    """Return how uvicorn serves an application.
+def configured(app: ASGIApp, *, idle_seconds: int = 5) -> uvicorn.Config:
+    """Return how uvicorn serves an application; connections may rest for `idle_seconds`.
 
     >>> from starlette.routing import Router
     >>> configured(Router()).http.__name__
@@ -211,6 +252,7 @@ def configured(app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=idle_seconds,
     )
 
 

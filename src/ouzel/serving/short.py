@@ -21,7 +21,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from ouzel.serving.frame import Frame, Short
+from ouzel.serving.direct import Direct
+from ouzel.serving.frame import OK_JSON, Frame, Short, rest_of_head
+from ouzel.serving.timing import Timing
 
 LONGEST_BODY = 1 << 16
 """Longest body that goes the short way, in bytes; uvicorn stops reading for a while beyond it."""
@@ -46,9 +48,9 @@ class _Plain:
 
     message_event = _UNHEARD
 
-    def __init__(self, short: Short, scope: Scope) -> None:
-        self.short = short
-        self.scope = scope
+    def __init__(self, head: _Head, way: ShortWay) -> None:
+        self.head = head
+        self._way: ShortWay | None = way
         self.body = b""
         self.more_body = True
         self.awaited = False
@@ -56,13 +58,29 @@ class _Plain:
         self.disconnected = False
         self.keep_alive = True
 
+    def reply(self, body: bytes, timing: Timing) -> None:
+        """Send the answer."""
+        assert self._way is not None, "it was answered already"
+        way, self._way = self._way, None
+        way.send(self, OK_JSON + rest_of_head(len(body), timing), body)
+
+    def go_on(self) -> None:
+        """Take the way of all routes."""
+        assert self._way is not None, "it was answered already"
+        way, self._way = self._way, None
+        way.go_on(self)
+
 
 class _Head(NamedTuple):
-    """What the parser made of a head: the route, the scope, and how long the body is, in bytes."""
+    """What the parser made of a head: the route, the scope, and how long the body is, in bytes.
+
+    `direct` may take it first: None where the route has none, or the request is not let in.
+    """
 
     short: Short
     scope: Scope
     length: int
+    direct: Direct | None
 
 
 class ShortWay(HttpToolsProtocol):
@@ -79,6 +97,7 @@ class ShortWay(HttpToolsProtocol):
         app = config.loaded_app
         self._frame = app if isinstance(app, Frame) else None
         self._short: Mapping[bytes, Short] = {} if self._frame is None else self._frame.short
+        self._direct: Mapping[bytes, Direct] = {} if self._frame is None else self._frame.direct
         self._heads: dict[bytes, _Head] = {} if self._frame is None else self._frame.heads
         self._asked: _Plain | None = None
         self._between = True  # The parser has come to the end of a message.
@@ -108,7 +127,7 @@ class ShortWay(HttpToolsProtocol):
         if known is None or len(data) - end != known.length or self._busy():
             return False
         self._unset_keepalive_if_required()
-        asked = self._asked = _Plain(known.short, dict(known.scope))
+        asked = self._asked = _Plain(known, self)
         asked.body = data[end:]
         self.cycle = cast(RequestResponseCycle, asked)
         self._begin(asked)
@@ -120,7 +139,9 @@ class ShortWay(HttpToolsProtocol):
         if len(data) - end == len(asked.body) and 0 < end <= LONGEST_HEAD:
             while len(self._heads) >= MOST_HEADS:
                 del self._heads[next(iter(self._heads))]
-            self._heads[data[:end]] = _Head(asked.short, dict(asked.scope), len(asked.body))
+            self._heads[data[:end]] = asked.head
+            if asked.head.direct is not None:
+                asked.head.direct.learned(data[:end], asked.head.length)
 
     def _turn_back(self, asked: _Plain) -> None:
         """Let a request whose body is still not whole go the way of uvicorn, which can wait."""
@@ -164,6 +185,12 @@ class ShortWay(HttpToolsProtocol):
 
     def _begin(self, asked: _Plain) -> None:
         asked.more_body = False
+        direct = asked.head.direct
+        if direct is None or not direct.take(asked, asked.body, self.loop):
+            asked.go_on()
+
+    def go_on(self, asked: _Plain) -> None:
+        """Answer a plain request the way of all routes."""
         task = self.loop.create_task(self._answer(asked))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -214,11 +241,19 @@ class ShortWay(HttpToolsProtocol):
             "headers": self.headers,
             "ouzel.headers": by_name,
         }
-        return _Plain(short, scope)
+        direct = self._direct.get(self.url)
+        if direct is not None and (self._frame is None or not self._frame.admits(scope)):
+            direct = None
+        return _Plain(_Head(short, scope, int(announced), direct), self)
 
     async def _answer(self, asked: _Plain) -> None:
         assert self._frame is not None, "only a frame has short routes"
-        head, body = await self._frame.answer(asked.short, asked.scope, asked.body)
+        # A copy: what is found out about this request is not for the next one with its head.
+        scope = dict(asked.head.scope)
+        self.send(asked, *await self._frame.answer(asked.head.short, scope, asked.body))
+
+    def send(self, asked: _Plain, head: bytes, body: bytes) -> None:
+        """Send the answer to a plain request: its head, but for the last line, and its body."""
         asked.response_complete = True
         if asked.disconnected or self.transport.is_closing():
             return

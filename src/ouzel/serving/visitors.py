@@ -61,8 +61,9 @@ class States(Protocol):
 class Visitor:
     """A known user: the log's row, all done so far, the part the model knows, and rows `seen`.
 
-    `seen` is sorted, each row once. Events are only noted when they come, and put into the columns
-    when somebody looks: most users do several things before they ask.
+    `seen` is sorted, each row once. `user_id` is there once somebody asked by it. Events are only
+    noted when they come, and put into the columns when somebody looks: most users do several things
+    before they ask.
 
     >>> visitor = Visitor(3, History(np.array([7], np.int32), np.array([5])), num_rows=8)
     >>> visitor.add(9, 6)
@@ -70,12 +71,22 @@ class Visitor:
     (2, [7, 9], [7])
     """
 
-    __slots__ = ("_history", "_known", "_newest", "_num_rows", "_seen", "changes", "user")
+    __slots__ = (
+        "_history",
+        "_known",
+        "_newest",
+        "_num_rows",
+        "_seen",
+        "changes",
+        "user",
+        "user_id",
+    )
 
     def __init__(
         self, user: int, history: History, *, num_rows: int, changes: int | None = 0
     ) -> None:
         self.user = user
+        self.user_id: str | None = None
         self.changes = changes
         self._num_rows = num_rows
         self._newest: list[tuple[int, int, float | None]] = []
@@ -181,6 +192,13 @@ class Visitors:
             return visitor
         return self._named(None, session_id) or visitor
 
+    def at_hand(self, user_id: str) -> Visitor | None:
+        """Return who has this user id, if that takes no look into the log."""
+        user = self._rows.get((user_id, None))
+        if user is None or user not in self._entries:
+            return None
+        return self._visitor(user)
+
     def _named(self, user_id: str | None, session_id: str | None) -> Visitor | None:
         key = (user_id, session_id)
         user = self._rows.get(key)
@@ -191,7 +209,13 @@ class Visitors:
             self._rows[key] = user
             while len(self._rows) * ENTRY_BYTES > self._max_bytes:
                 self._rows.popitem(last=False)
-        return self._visitor(user)
+        visitor = self._visitor(user)
+        visitor.user_id = user_id
+        return visitor
+
+    def present(self, user: int) -> Visitor | None:
+        """Return who has this user row, if that takes no look into the log."""
+        return self._entries.get(user)
 
     def history(self, user: int) -> History:
         """Return the whole history of a user row: what the state pool encodes on a miss."""

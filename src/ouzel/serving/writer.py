@@ -70,6 +70,10 @@ class AppendLog(Protocol):
         """Return a receipt per event; durable on return."""
         ...
 
+    def append_shown(self, text: bytes, count: int) -> None:
+        """Store so many lists that were shown; durable on return."""
+        ...
+
 
 Applied = Callable[[Sequence[Event], Sequence[Written], int], None]
 """Lets durable events take effect: events, their receipts, and the ticket of their job."""
@@ -86,6 +90,14 @@ class _Job:
     events: Sequence[Event]
     future: asyncio.Future[Sequence[Written]] | None
     ticket: int
+
+
+@dataclass(slots=True)
+class _Shown:
+    """Lists that were shown, `count` of them, in one text."""
+
+    text: bytes
+    count: int
 
 
 @dataclass(slots=True)
@@ -113,7 +125,7 @@ class LogWriter:
         self._log = log
         self._applied: Applied = _nothing
         self._cores: AbstractSet[int] = frozenset()
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | _Shown | None] = queue.SimpleQueue()
         self.waiting = 0
         self.submitted = 0
         self.settled = 0
@@ -173,6 +185,14 @@ class LogWriter:
         if self._flushing is None:
             self._flushing = self._loop.call_later(LINGER_SECONDS, self._flush)
 
+    def append_shown(self, text: bytes, count: int) -> None:
+        """Write lists that were shown soon, as `append_later`; `text` is as the log wants it."""
+        if self._loop is None or not self._accepting or self.waiting >= MAX_WAITING_EVENTS:
+            self.stats.dropped += count
+            return
+        self.waiting += count
+        self._queue.put(_Shown(text, count))
+
     def _flush(self) -> None:
         """Hand the gathered impressions to the thread."""
         if self._flushing is not None:
@@ -195,25 +215,54 @@ class LogWriter:
         stay_on(self._cores)
         stopping = False
         while not stopping:
-            jobs, stopping = self._gather()
+            jobs, shown, stopping = self._gather()
             if jobs:
                 self._commit(jobs)
+            # Afterwards, since nobody waits for them.
+            for lists in shown:
+                self._commit_shown(lists)
 
-    def _gather(self) -> tuple[list[_Job], bool]:
-        """Return the jobs of the next commit, and whether the writer is to stop after it."""
+    def _gather(self) -> tuple[list[_Job], list[_Shown], bool]:
+        """Return what the next commits are of, and whether the writer is to stop after them."""
         jobs: list[_Job] = []
+        shown: list[_Shown] = []
         count = 0
         job = self._queue.get()
         while job is not None:
-            jobs.append(job)
-            count += len(job.events)
+            if isinstance(job, _Shown):
+                shown.append(job)
+                count += job.count
+            else:
+                jobs.append(job)
+                count += len(job.events)
             if count >= MAX_COMMIT_EVENTS:
-                return jobs, False
+                return jobs, shown, False
             try:
                 job = self._queue.get_nowait()
             except queue.Empty:
-                return jobs, False
-        return jobs, True
+                return jobs, shown, False
+        return jobs, shown, True
+
+    def _commit_shown(self, shown: _Shown) -> None:
+        begun = time.monotonic()
+        try:
+            self._log.append_shown(shown.text, shown.count)
+        except Exception as error:
+            logger.error("%d lists could not be written", shown.count, exc_info=error)
+            self._report(self._shown_settled, shown, f"the event log cannot be written: {error}")
+            return
+        self.stats.commits += 1
+        self.stats.events += shown.count
+        self.stats.seconds += time.monotonic() - begun
+        self._report(self._shown_settled, shown, None)
+
+    def _shown_settled(self, shown: _Shown, failure: str | None) -> None:
+        self.waiting -= shown.count
+        if self._accepting:
+            self.failure = failure
+        if failure is not None:
+            self.stats.failures += 1
+            self.stats.dropped += shown.count
 
     def _commit(self, jobs: list[_Job]) -> None:
         events = [event for job in jobs for event in job.events]
