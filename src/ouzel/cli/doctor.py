@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from ouzel.events.log_check import damage
 from ouzel.recommender.cores import usable_cores
 from ouzel.retrieval.engines import engine_of
 from ouzel.retrieval.scan import ScanIndex
+from ouzel.serving.front import Front
 
 EXAMPLE = "ouzel doctor my-home --json -"
 
@@ -90,14 +91,16 @@ def check_machine(folder: Path, port: int) -> Iterator[Finding]:
     slow = (
         ""
         if ScanIndex.works()
-        else "large catalogues are searched by FAISS, slower: "
-        + (
-            "install a C++ compiler, then ouzel again"
-            if "avx512_vnni" in flags
-            else "use a processor with AVX-512 VNNI"
-        )
+        else f"large catalogues are searched by FAISS, slower: {_compiled(flags)}"
     )
     yield Finding("scan kernel", "warn" if slow else "ok", "missing" if slow else "works", slow)
+    works = Front.works()
+    yield Finding(
+        "front door",
+        "ok" if works else "warn",
+        "works" if works else "missing",
+        "" if works else f"plain lists take three times as long: {_compiled(flags)}, on Linux",
+    )
     threads = {name: os.environ[name] for name in machine.THREAD_VARIABLES if name in os.environ}
     yield Finding(
         "threads", "ok", " ".join(f"{name}={count}" for name, count in threads.items()) or "not set"
@@ -110,6 +113,13 @@ def check_machine(folder: Path, port: int) -> Iterator[Finding]:
     limit = machine.open_file_limit()
     few = "" if limit >= FEW_FILES else "each connection is a file: ulimit -n 4096"
     yield Finding("open files", "warn" if few else "ok", f"{limit:,} allowed", few)
+
+
+def _compiled(flags: Sequence[str]) -> str:
+    """Return how a machine with these flags comes to have what is compiled."""
+    if "avx512_vnni" in flags:
+        return "install a C++ compiler, then ouzel again"
+    return "use a processor with AVX-512 VNNI"
 
 
 def check_home(home: Path) -> Iterator[Finding]:

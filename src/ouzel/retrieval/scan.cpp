@@ -152,6 +152,14 @@ OUZEL_VNNI void scan(const uint8_t *codes, int64_t first_block, int64_t end_bloc
     }
 }
 
+// One query against the blocks of a list, of which there may be any number.
+void scan_list(const Search &search, int64_t first_block, int64_t end_block, int64_t groups,
+               const int32_t *query, Best *best) {
+    const int64_t whole = first_block + (end_block - first_block) / 4 * 4;
+    scan<1, 4>(search.codes, first_block, whole, groups, query, best);
+    if (whole < end_block) scan<1, 1>(search.codes, whole, end_block, groups, query, best);
+}
+
 // In a fixed order of additions, in 16 sums that fill one register.
 float inner(const float *a, const float *b, int64_t dim) {
     float sums[LANES] = {0};
@@ -266,13 +274,13 @@ void run(const Search &search) {
         const int64_t first = search.ranges_from ? search.ranges_from[b] : 0;
         const int64_t last = search.ranges_from ? search.ranges_from[b + 1] : 0;
         for (int64_t i = first; i < last; ++i)
-            scan<1, 4>(search.codes, search.ranges[2 * i], search.ranges[2 * i + 1], groups,
-                       queries(b), &best[b]);
+            scan_list(search, search.ranges[2 * i], search.ranges[2 * i + 1], groups, queries(b),
+                      &best[b]);
         if (first < last) continue;
         nearest_lists(search, search.queries + b * search.dim, search.hidden[b], lists);
         for (const auto &[near, list] : lists)
-            scan<1, 4>(search.codes, search.starts[list], search.starts[list + 1], groups,
-                       queries(b), &best[b]);
+            scan_list(search, search.starts[list], search.starts[list + 1], groups, queries(b),
+                      &best[b]);
     }
     for (; b + 8 <= search.num_queries; b += 8)
         scan<8, 2>(search.codes, 0, search.num_blocks, groups, queries(b), &best[b]);
@@ -286,7 +294,12 @@ void run(const Search &search) {
     for (b = 0; b < search.num_queries; ++b) {
         exact.clear();
         const float *query = search.queries + b * search.dim;
-        for (const Found &found : best[b].finish()) {
+        const std::vector<Found> &candidates = best[b].finish();
+        // They lie anywhere: asked for all at once, memory answers many times sooner.
+        for (const Found &found : candidates)
+            for (int64_t d = 0; d < search.dim; d += LANES)
+                __builtin_prefetch(search.vectors + found.row * search.dim + d);
+        for (const Found &found : candidates) {
             const float *vector = search.vectors + found.row * search.dim;
             exact.emplace_back(-inner(vector, query, search.dim), found.row);
         }

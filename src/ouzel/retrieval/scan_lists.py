@@ -32,7 +32,6 @@ from ouzel.retrieval.faiss import POINTS_A_CENTRE, centres_of
 from ouzel.retrieval.index import Excluded, Found, Hidden, check_vectors
 from ouzel.retrieval.scan import (
     LANES,
-    PLACES_AT_ONCE,
     Arguments,
     BegunScan,
     ScanIndex,
@@ -53,7 +52,7 @@ WORTHWHILE = 4
 """Queries that come together share a scan of all codes: a quarter of it for each, and no lists."""
 
 ROWS_A_LIST = 120
-"""Lists end on whole steps of 64 rows: shorter ones would be padding for a good part."""
+"""Lists end on whole blocks of 16 rows: much shorter ones would be padding for a good part."""
 
 MOST_LISTS = 8192
 """Comparing a query with as many centres takes 0.2 ms."""
@@ -66,7 +65,7 @@ ROWS_AT_ONCE = 1 << 16
 MOST_IN_A_GROUP = 512
 """So many lists at most are learned in one group: rows that are alike would have nearly all."""
 
-LISTS_VERSION = 2
+LISTS_VERSION = 3
 """Goes up with what lists, spreads or codes are made of: those kept by an older library are not
 those that would be made now."""
 
@@ -186,7 +185,7 @@ class ScanListsIndex(ScanIndex):
             exclude=None if exclude is None else [exclude[at] for at in short],
             hidden=None if hidden is None else [hidden[at] for at in short],
         )
-        everything = np.array([[0, len(self._codes)]] * len(short), np.int64)
+        everything = np.array([[0, self._starts_C1[-1]]] * len(short), np.int64)
         from_B1 = np.arange(len(short) + 1)
         begun.arguments.ranges = address_of(everything)
         begun.arguments.ranges_from = address_of(from_B1)
@@ -288,21 +287,21 @@ def places_of(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the row at each place (P,), 0 for none, and the blocks (C + 1) where lists begin.
 
-    Every list fills whole steps of the kernel.
+    Every list fills whole blocks of the kernel.
 
     >>> place_rows, starts_C1 = places_of(np.array([1, 1, 0, 1], np.int32), 2)
-    >>> place_rows[:2].tolist(), place_rows[64:68].tolist(), starts_C1.tolist()
-    ([2, 0], [1, 3, 0, 0], [0, 4, 8])
+    >>> place_rows[:2].tolist(), place_rows[16:20].tolist(), starts_C1.tolist()
+    ([2, 0], [1, 3, 0, 0], [0, 1, 2])
     """
     rows = (1 + np.argsort(list_N[1:], kind="stable")).astype(np.int32)
     lengths_C = np.bincount(list_N[1:], minlength=num_lists)
-    steps_C = -(-lengths_C // PLACES_AT_ONCE)
-    starts_C1 = np.concatenate([[0], np.cumsum(steps_C)])
+    blocks_C = -(-lengths_C // LANES)
+    starts_C1 = np.concatenate([[0], np.cumsum(blocks_C)])
     before_C = np.cumsum(lengths_C) - lengths_C
-    shift_C = starts_C1[:-1] * PLACES_AT_ONCE - before_C
-    place_rows = np.zeros(int(starts_C1[-1]) * PLACES_AT_ONCE, np.int32)
+    shift_C = starts_C1[:-1] * LANES - before_C
+    place_rows = np.zeros(int(starts_C1[-1]) * LANES, np.int32)
     place_rows[np.arange(len(rows)) + np.repeat(shift_C, lengths_C)] = rows
-    return place_rows, (starts_C1 * (PLACES_AT_ONCE // LANES)).astype(np.int64)
+    return place_rows, starts_C1.astype(np.int64)
 
 
 def _nearest(vectors_nD: NDArray[np.float32], centres_CD: NDArray[np.float32]) -> NDArray[np.int64]:

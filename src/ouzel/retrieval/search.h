@@ -15,7 +15,7 @@ namespace ouzel {
 // (B, K), best first, ties by lower row; where fewer are found the rest stays as it is.
 // Where codes lie in lists, place_rows (blocks x 16) has the row at each place, 0 for none, and
 // query b looks at the ranges from ranges_from[b] to ranges_from[b + 1] alone: the first block of
-// each and the one behind its last, multiples of 4. Who is given none, nobody if ranges_from is
+// each and the one behind its last. Who is given none, nobody if ranges_from is
 // null, reads the `probes` lists in which most is to be expected: by their centres (C, D), how far
 // they reach beyond these (C), and the blocks at which they start (C + 1). Without lists all of that
 // is null.
