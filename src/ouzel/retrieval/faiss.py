@@ -19,9 +19,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,9 +29,6 @@ from ouzel.retrieval.index import Excluded, Found, Hidden, check_search, check_v
 from ouzel.retrieval.topk import top_k
 from ouzel.retrieval.tuning import most_candidates
 from ouzel.retrieval.types import among, visible
-
-_LIBRARY: Any = faiss
-"""The same with what its type stubs leave out."""
 
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -56,6 +53,14 @@ BUILD_BEAM = 80
 MOST_BEAM = 4096
 
 
+@cache
+def _library() -> Any:
+    """Return the library, loaded when it is first asked for: a server that scans does without."""
+    import faiss
+
+    return faiss
+
+
 class FaissIndex(ABC):
     """Item vectors beside what FAISS makes of them; keeps the `Engine` promise.
 
@@ -76,7 +81,7 @@ class FaissIndex(ABC):
         if reason := self.why_not(*self._vectors_ND.shape):
             raise ValueError(f"{reason}: take another engine")
         # Pools of several libraries in one process fight over the cores.
-        faiss.omp_set_num_threads(1)
+        _library().omp_set_num_threads(1)
         if tensors is None:
             self._codes = self._built(self._vectors_ND.shape[1])
             self._codes.train(self._vectors_ND[1:])
@@ -172,7 +177,7 @@ class FaissIndex(ABC):
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return `codes`: the bytes that FAISS stores."""
-        return {"codes": faiss.serialize_index(self._codes)}
+        return {"codes": _library().serialize_index(self._codes)}
 
     def _refined(
         self,
@@ -208,7 +213,7 @@ class FlatIndex(FaissIndex):
         return 0
 
     def _built(self, dim: int) -> Any:
-        return faiss.IndexFlatIP(dim)
+        return _library().IndexFlatIP(dim)
 
 
 class ScalarIndex(FaissIndex):
@@ -221,8 +226,8 @@ class ScalarIndex(FaissIndex):
     name = "sq8"
 
     def _built(self, dim: int) -> Any:
-        kind = faiss.ScalarQuantizer.QT_8bit
-        return faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
+        kind = _library().ScalarQuantizer.QT_8bit
+        return _library().IndexScalarQuantizer(dim, kind, _library().METRIC_INNER_PRODUCT)
 
 
 class ListsIndex(FaissIndex):
@@ -254,19 +259,19 @@ class ListsIndex(FaissIndex):
     def _built(self, dim: int) -> Any:
         count = len(self._vectors_ND) - 1
         lists = 2 ** round(math.log2(LISTS_A_ROOT * math.sqrt(count)))
-        codes = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatIP(dim),
+        codes = _library().IndexIVFScalarQuantizer(
+            _library().IndexFlatIP(dim),
             dim,
             max(2, min(lists, count // POINTS_A_CENTRE)),
-            faiss.ScalarQuantizer.QT_8bit,
-            faiss.METRIC_INNER_PRODUCT,
+            _library().ScalarQuantizer.QT_8bit,
+            _library().METRIC_INNER_PRODUCT,
         )
         codes.cp.min_points_per_centroid = POINTS_A_CENTRE
         codes.cp.max_points_per_centroid = 2 * POINTS_A_CENTRE
         return codes
 
     def _found(self, queries_BD: NDArray[np.float32], width: int) -> NDArray[np.int64]:
-        chosen = _LIBRARY.SearchParametersIVF(nprobe=min(self.effort, self.most_effort))
+        chosen = _library().SearchParametersIVF(nprobe=min(self.effort, self.most_effort))
         _, found_BW = self._codes.search(queries_BD, width, params=chosen)
         return np.asarray(found_BW, np.int64)
 
@@ -291,7 +296,7 @@ class ProductIndex(FaissIndex):
         return _too_few(num_rows, PRODUCT_VALUES)
 
     def _built(self, dim: int) -> Any:
-        return faiss.IndexPQFastScan(dim, dim, 4, faiss.METRIC_INNER_PRODUCT)
+        return _library().IndexPQFastScan(dim, dim, 4, _library().METRIC_INNER_PRODUCT)
 
 
 class GraphIndex(FaissIndex):
@@ -312,13 +317,13 @@ class GraphIndex(FaissIndex):
         return min(MOST_BEAM, most_candidates(len(self)))
 
     def _built(self, dim: int) -> Any:
-        kind = faiss.ScalarQuantizer.QT_8bit
-        codes = _LIBRARY.IndexHNSWSQ(dim, kind, LINKS, faiss.METRIC_INNER_PRODUCT)
+        kind = _library().ScalarQuantizer.QT_8bit
+        codes = _library().IndexHNSWSQ(dim, kind, LINKS, _library().METRIC_INNER_PRODUCT)
         codes.hnsw.efConstruction = BUILD_BEAM
         return codes
 
     def _found(self, queries_BD: NDArray[np.float32], width: int) -> NDArray[np.int64]:
-        chosen = _LIBRARY.SearchParametersHNSW(efSearch=max(self.effort, width))
+        chosen = _library().SearchParametersHNSW(efSearch=max(self.effort, width))
         _, found_BW = self._codes.search(queries_BD, width, params=chosen)
         return np.asarray(found_BW, np.int64)
 
@@ -330,11 +335,11 @@ def centres_of(vectors_ND: NDArray[np.float32], count: int) -> NDArray[np.float3
     >>> sorted(centres_of(corners, 2).round().tolist())
     [[0.0, 9.0], [9.0, 0.0]]
     """
-    faiss.omp_set_num_threads(1)
+    _library().omp_set_num_threads(1)
     rng = np.random.default_rng(0)
     most = min(len(vectors_ND), count * POINTS_A_CENTRE)
     sample = np.sort(rng.choice(len(vectors_ND), most, replace=False))
-    means = faiss.Kmeans(
+    means = _library().Kmeans(
         vectors_ND.shape[1], count, niter=ROUNDS, seed=1, min_points_per_centroid=1
     )
     means.train(np.ascontiguousarray(vectors_ND[sample]))
@@ -349,7 +354,7 @@ def _too_few(num_rows: int, centres: int) -> str:
 def _kept(tensors: Mapping[str, NDArray[np.generic]], shape: tuple[int, ...]) -> Any:
     """Return what FAISS stored in tensors, if it was made for vectors of this shape."""
     try:
-        codes = faiss.deserialize_index(np.array(tensors["codes"], np.uint8))
+        codes = _library().deserialize_index(np.array(tensors["codes"], np.uint8))
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"tensor 'codes' is missing or damaged: build it anew ({error})") from None
     if (codes.ntotal, codes.d) != shape:

@@ -24,8 +24,9 @@ class TitleSearch:
     def __init__(self, titles: Sequence[str]) -> None:
         lines = [_line(title) for title in titles]
         self._text = _BETWEEN.join(lines)
-        # Eight bytes each, where a list would take forty.
-        self._starts = array("q", accumulate((len(line) + 1 for line in lines[:-1]), initial=0))
+        # Four or eight bytes each, where a list would take forty.
+        kind = "i" if len(self._text) < 1 << 31 else "q"
+        self._starts = array(kind, accumulate((len(line) + 1 for line in lines[:-1]), initial=0))
         self._changed: dict[int, str] = {}
 
     @property
