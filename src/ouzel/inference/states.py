@@ -77,7 +77,7 @@ class UserStates:
         self.stats = StateStats()
         self.pool = StatePool(graphs.shape, max_bytes=max_bytes, shared=directory is not None)
         self.directory = directory
-        self._followers: list[Whereabouts] = [] if directory is None else [directory]
+        self._followers: list[Whereabouts] = []
         self._encoder = HistoryEncoder(graphs, batch_size=1)
         self._graphs = graphs
         self._tolerance = tolerance
@@ -93,8 +93,15 @@ class UserStates:
         """Return where the user's state is in the pool, None if it is not there."""
         return self.pool.slot(user) if user in self.pool else None
 
+    def current(self, user: int) -> int | None:
+        """Return where the user's state is, None if it is not there or lacks an event."""
+        return None if user in self._pending else self.slot(user)
+
     def follow(self, follower: Whereabouts) -> None:
-        """Tell somebody from now on where states are current, and of whom none is any more."""
+        """Tell somebody from now on where states are current, and of whom none is any more.
+
+        What becomes current beside the caller, many at once, is not told: see `current`.
+        """
         self._followers.append(follower)
 
     def shared(self) -> SharedStates:
@@ -113,7 +120,7 @@ class UserStates:
         An event older than the newest one noted changes the order of the history, so the state is
         dropped and made anew from the log.
         """
-        for follower in self._followers:
+        for follower in self._all_followers():
             follower.change(user)
         if user not in self.pool:
             return
@@ -131,7 +138,7 @@ class UserStates:
 
     def forget(self, user: int) -> None:
         """Drop the user's state; the next `query` makes it anew from the log."""
-        for follower in self._followers:
+        for follower in self._all_followers():
             follower.change(user)
         self.pool.release(user)
         self._pending.pop(user, None)
@@ -184,7 +191,7 @@ class UserStates:
         )
         self.stats.appends += int(kept_B.sum())
         for index in np.flatnonzero(kept_B).tolist():
-            self._publish(begun.users[index])
+            self._publish(begun.users[index], among_many=True)
         return len(self._pending)
 
     @property
@@ -361,11 +368,19 @@ class UserStates:
         if evicted is not None:
             # What was noted for them is in the log, from which their next state is made.
             self._pending.pop(evicted, None)
-            for follower in self._followers:
+            for follower in self._all_followers():
                 follower.withdraw(evicted)
         return slot
 
-    def _publish(self, user: int) -> None:
-        if self._followers and user not in self._pending:
-            for follower in self._followers:
-                follower.publish(user, self.pool.slot(user))
+    def _all_followers(self) -> list[Whereabouts]:
+        return self._followers if self.directory is None else [self.directory, *self._followers]
+
+    def _publish(self, user: int, *, among_many: bool = False) -> None:
+        if user in self._pending:
+            return
+        slot = self.pool.slot(user)
+        if self.directory is not None:
+            self.directory.publish(user, slot)
+        # Of many at once they would hear too much: whoever is asked about is current all the same.
+        for follower in () if among_many else self._followers:
+            follower.publish(user, slot)

@@ -83,7 +83,8 @@ class Direct:
     in a turn of the loop of its own, so that nobody else waits for more than one of them.
 
     `hidden` gives the mask (N,) of what nobody may see now, None if all may be seen. `learned` is
-    told of heads that were let in, and of the length of the body behind them.
+    told of heads that were let in, and of the length of the body behind them, `answered` of users
+    who were answered.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Direct:
         self._waiting: list[_Waiting] = []
         self._absent: list[_Waiting] = []
         self.learned: Callable[[bytes, int], None] = _nothing
+        self.answered: Callable[[int], None] = _nobody
 
     @property
     def waiting(self) -> int:
@@ -185,6 +187,8 @@ class Direct:
                 continue
             mine = randomness[2 * RANDOM_BYTES * place : 2 * RANDOM_BYTES * (place + 1)]
             self._reply(waiting, rows[place][: waiting.n], scores[place][: waiting.n], mine)
+            if waiting.visitor is not None:
+                self.answered(waiting.visitor.user)
 
     def _found(self, batch: Sequence[_Waiting]) -> Lists | None:
         visitors = [waiting.visitor for waiting in batch if waiting.visitor is not None]
@@ -240,6 +244,10 @@ def _fields(item_ids: list[str], scores: list[float]) -> list[str]:
 
 def _nothing(head: bytes, length: int) -> None:
     """Take no notice of a head that may come again."""
+
+
+def _nobody(user: int) -> None:
+    """Take no notice of a user who was answered."""
 
 
 @lru_cache(maxsize=1 << 15)

@@ -34,32 +34,29 @@ namespace {
 using namespace ouzel;
 
 constexpr size_t AT_ONCE = 1 << 16;        // bytes read in one go
-constexpr size_t MOST_PENDING = 1 << 20;   // bytes that one side may be ahead of the other
-constexpr size_t LONGEST_BODY = 1 << 16;   // of a request that is answered here
 constexpr int64_t SWEEP_MS = 100;
 constexpr int64_t SOON_MS = 200;           // for how long a body may follow its head
 constexpr size_t MOST_EVENTS = 128;
-constexpr uint64_t TURN_NS = 100000;
+constexpr int64_t INNER_MS = 30000;         // for how long the interpreter keeps an end unused
+constexpr int64_t UNREAD_MS = 60000;        // for how long nobody may take the last of an answer
 
 class Front {
   public:
     Front(const Lists &lists, const Place &place)
         : maker(lists, place.most_bytes), place_(place), listener_(place.listener) {
-        poll_ = epoll_create1(EPOLL_CLOEXEC);
         waking_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     }
 
     ~Front() {
-        if (poll_ >= 0) close(poll_);
         if (waking_ >= 0) close(waking_);
     }
 
     bool start() {
-        if (poll_ < 0 || waking_ < 0) return false;
-        watch_plain(waking_, &waking_);
-        watch_plain(listener_, &listener_);
+        if (sockets_.poll < 0 || waking_ < 0) return false;
+        sockets_.listen_to(waking_, &waking_);
+        sockets_.listen_to(listener_, &listener_);
         thread_ = std::thread([this] { run(); });
-        stay_on_cores();
+        stay_on_cores(thread_, place_);
         return true;
     }
 
@@ -77,8 +74,7 @@ class Front {
     }
 
     void let_in(const char *head, int64_t size, int64_t body) {
-        const std::lock_guard<std::mutex> lock(heads_mutex_);
-        heads_[std::string(head, size)] = body;
+        heads_.put(std::string(head, size), body);
     }
 
     ListMaker maker;
@@ -91,74 +87,12 @@ class Front {
         }
     }
 
-    void watch_plain(int fd, void *mark) {
-        epoll_event event{};
-        event.events = EPOLLIN;
-        event.data.ptr = mark;
-        epoll_ctl(poll_, EPOLL_CTL_ADD, fd, &event);
-    }
-
-    // Reads only from who has room before it, and waits to write only where something is left.
-    void watch(End &end, const End &other) {
-        if (end.fd < 0) return;
-        const bool full = other.unsent.size() > MOST_PENDING;
-        const bool busy = &end == &end.connection->client && end.connection->stage == Stage::IDLE &&
-                          !end.unsent.empty();
-        uint32_t wanted = end.ended || full || busy ? 0u : static_cast<uint32_t>(EPOLLIN);
-        if (!end.unsent.empty()) wanted |= EPOLLOUT;
-        if (wanted == end.watched) return;
-        epoll_event event{};
-        event.events = wanted;
-        event.data.ptr = &end;
-        epoll_ctl(poll_, EPOLL_CTL_MOD, end.fd, &event);
-        end.watched = wanted;
-    }
-
-    void add(Connection &connection, End &end, int fd) {
-        end.connection = &connection;
-        end.fd = fd;
-        end.ended = false;
-        end.watched = EPOLLIN;
-        epoll_event event{};
-        event.events = EPOLLIN;
-        event.data.ptr = &end;
-        epoll_ctl(poll_, EPOLL_CTL_ADD, fd, &event);
-    }
-
-    static void shut(End &end) {
-        if (end.fd >= 0) close(end.fd);
-        end.fd = -1;
-        end.unsent.clear();
-    }
-
     void remove(Connection &connection) {
         if (connection.gone) return;
-        shut(connection.client);
-        shut(connection.inner);
+        sockets_.shut(connection.client);
+        sockets_.shut(connection.inner);
         connection.gone = true;
         removed_.push_back(&connection);
-    }
-
-    void stay_on_cores() {
-        cpu_set_t allowed;
-        CPU_ZERO(&allowed);
-        for (int64_t i = 0; i < place_.num_cores; ++i) CPU_SET(place_.cores[i], &allowed);
-        if (place_.num_cores)
-            pthread_setaffinity_np(thread_.native_handle(), sizeof allowed, &allowed);
-    }
-
-    // Whoever asks for short turns is let in sooner (Linux 6.12); elsewhere nothing changes.
-    static void take_short_turns() {
-        struct {
-            uint32_t size, policy;
-            uint64_t flags;
-            int32_t nice;
-            uint32_t priority;
-            uint64_t runtime, deadline, period;
-        } attributes{};
-        attributes.size = sizeof attributes;
-        attributes.runtime = TURN_NS;
-        syscall(SYS_sched_setattr, 0, &attributes, 0);
     }
 
     void run() {
@@ -166,11 +100,12 @@ class Front {
         epoll_event events[MOST_EVENTS];
         int64_t swept = now();
         double last_ms = 0;
-        while (!stopping_ || last_ms > monotonic_ms()) {
-            const int count = epoll_wait(poll_, events, MOST_EVENTS, SWEEP_MS);
+        while (last_ms == 0 || last_ms > monotonic_ms()) {
+            const int count = epoll_wait(sockets_.poll, events, MOST_EVENTS, SWEEP_MS);
             read_ms_ = monotonic_ms();
             for (int i = 0; i < count; ++i) handle(events[i]);
             answer();
+            if (leaving_ && listener_ >= 0) close_door();
             if (now() - swept >= SWEEP_MS) {
                 sweep();
                 swept = now();
@@ -186,8 +121,8 @@ class Front {
             if (stopping_ && last_ms == 0) last_ms = monotonic_ms() + 1000;
         }
         for (Connection *connection : connections_) {
-            shut(connection->client);
-            shut(connection->inner);
+            sockets_.shut(connection->client);
+            sockets_.shut(connection->inner);
             delete connection;
         }
         connections_.clear();
@@ -198,22 +133,31 @@ class Front {
             uint64_t count;
             while (read(waking_, &count, sizeof count) > 0) {
             }
-            if (leaving_ && listener_ >= 0) {
-                epoll_ctl(poll_, EPOLL_CTL_DEL, listener_, nullptr);
-                listener_ = -1;
-                for (Connection *connection : connections_)
-                    if (connection->stage == Stage::IDLE) finish(*connection);
-            }
         } else if (event.data.ptr == &listener_) {
             accept_all();
         } else {
             End &end = *static_cast<End *>(event.data.ptr);
             Connection &connection = *end.connection;
             if (connection.gone || end.fd < 0) return;
+            if (end.ended && event.events & (EPOLLHUP | EPOLLERR)) {
+                remove(connection);  // nobody is there; it would be reported for ever
+                return;
+            }
             if (event.events & EPOLLOUT) flush(end);
             if (!connection.gone && end.fd >= 0 && event.events & ~EPOLLOUT) receive(end);
             settle(connection);
         }
+    }
+
+    // After the answers of this turn: who asked in time has one.
+    void close_door() {
+        sockets_.forget(listener_);
+        listener_ = -1;
+        for (Connection *connection : connections_)
+            if (connection->stage == Stage::IDLE) {
+                finish(*connection);
+                settle(*connection);
+            }
     }
 
     void accept_all() {
@@ -222,7 +166,7 @@ class Front {
             if (fd < 0) {
                 // Out of descriptors: those who wait are asked in again with the next sweep.
                 if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                    epoll_ctl(poll_, EPOLL_CTL_DEL, listener_, nullptr);
+                    sockets_.forget(listener_);
                     full_ = true;
                 }
                 return;
@@ -232,7 +176,7 @@ class Front {
             auto *connection = new Connection;
             connection->moved_ms = now();
             connections_.insert(connection);
-            add(*connection, connection->client, fd);
+            sockets_.add(*connection, connection->client, fd);
         }
     }
 
@@ -242,10 +186,14 @@ class Front {
         const ssize_t size = recv(end.fd, bytes, sizeof bytes, 0);
         if (size < 0) {
             if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return;
-            remove(connection);
+            if (&end == &connection.inner)
+                from_inner(connection, {});  // what it has said is still for the client
+            else
+                remove(connection);
             return;
         }
         connection.moved_ms = now();
+        if (&end == &connection.inner) connection.inner_ms = connection.moved_ms;
         const std::string_view data(bytes, static_cast<size_t>(size));
         if (&end == &connection.inner) {
             from_inner(connection, data);
@@ -277,7 +225,7 @@ class Front {
     // Closes when what is written has left.
     void finish(Connection &connection) {
         connection.inner.ended = connection.client.ended = true;
-        shut(connection.inner);
+        sockets_.shut(connection.inner);
         if (connection.client.unsent.empty()) remove(connection);
     }
 
@@ -285,7 +233,7 @@ class Front {
     void begin(Connection &connection, bool wait) {
         const std::string_view data = connection.read;
         const size_t end = data.find("\r\n\r\n");
-        const int64_t body = end == std::string_view::npos ? -1 : let_in_body(data.substr(0, end + 4));
+        const int64_t body = end == std::string_view::npos ? -1 : heads_.body(data.substr(0, end + 4));
         if (body >= 0) {
             const int64_t missing = static_cast<int64_t>(end) + 4 + body - data.size();
             if (missing > 0 && wait) return;
@@ -302,20 +250,13 @@ class Front {
         pass_on(connection);
     }
 
-    int64_t let_in_body(std::string_view head) {
-        const std::lock_guard<std::mutex> lock(heads_mutex_);
-        const auto found = heads_.find(std::string(head));
-        return found == heads_.end() || found->second > static_cast<int64_t>(LONGEST_BODY)
-                   ? -1
-                   : found->second;
-    }
-
     void pass_on(Connection &connection) {
         if (connection.inner.fd < 0 && !open_inner(connection)) {
             remove(connection);
             return;
         }
         ++passed_on;
+        connection.inner_ms = now();
         const int64_t length = request_length(connection.read);
         connection.rest_of_request = length - static_cast<int64_t>(connection.read.size());
         const bool simple = length > 0 && connection.rest_of_request >= 0;
@@ -336,14 +277,14 @@ class Front {
             close(pair[1]);
             return false;
         }
-        add(connection, connection.inner, pair[0]);
+        sockets_.add(connection, connection.inner, pair[0]);
         return true;
     }
 
     void from_inner(Connection &connection, std::string_view data) {
         if (data.empty()) {
             connection.inner.ended = true;
-            shut(connection.inner);
+            sockets_.shut(connection.inner);
             if (connection.stage != Stage::IDLE || leaving_) finish(connection);
             return;
         }
@@ -437,19 +378,29 @@ class Front {
 
     void settle(Connection &connection) {
         if (connection.gone) return;
-        watch(connection.client, connection.inner);
-        watch(connection.inner, connection.client);
+        sockets_.watch(connection.client, connection.inner);
+        sockets_.watch(connection.inner, connection.client);
     }
 
     void sweep() {
         if (full_ && listener_ >= 0) {
-            watch_plain(listener_, &listener_);
+            sockets_.listen_to(listener_, &listener_);
             full_ = false;
         }
         const int64_t at = now();
         for (Connection *connection : connections_) {
-            if (connection->gone || connection->stage != Stage::IDLE) continue;
+            if (connection->gone) continue;
             const int64_t still = at - connection->moved_ms;
+            if (still >= UNREAD_MS && connection->inner.fd < 0 &&
+                !connection->client.unsent.empty()) {
+                remove(*connection);
+                continue;
+            }
+            if (connection->stage != Stage::IDLE) continue;
+            // Before uvicorn does, so that no request meets an end that is being closed.
+            if (connection->inner.fd >= 0 && at - connection->inner_ms >= INNER_MS &&
+                connection->inner.unsent.empty())
+                sockets_.shut(connection->inner);
             if (!connection->read.empty() && still >= SOON_MS) {
                 begin(*connection, false);
                 settle(*connection);
@@ -463,12 +414,12 @@ class Front {
     static int64_t now() { return static_cast<int64_t>(monotonic_ms()); }
 
     Place place_;
-    int poll_ = -1, waking_ = -1, listener_;
+    Sockets sockets_;
+    int waking_ = -1, listener_;
     std::atomic<bool> leaving_{false}, left_{false}, stopping_{false};
     bool full_ = false;
     std::thread thread_;
-    std::mutex heads_mutex_;
-    std::unordered_map<std::string, int64_t> heads_;
+    Heads heads_;
     std::unordered_set<Connection *> connections_;
     std::vector<Connection *> removed_;
     std::vector<Wanted> wanted_;

@@ -93,12 +93,14 @@ class Front:
         if steps is None:
             raise ValueError("the states of this model have no kernel: serve without a front door")
         self._visitors = visitors
-        self._kept: list[Any] = [states, index, hidden]
+        self._states = states
+        self._kept: list[Any] = [index, hidden]
         self._lists = self._told(states, steps, index, catalog, hidden, model)
         self._front: int | None = None
         self._reading, self._writing = -1, -1
         self._listener: socket.socket | None = None
         self._opening: set[asyncio.Task[None]] = set()
+        self._inside: set[int] = set()
 
     @staticmethod
     def works() -> bool:
@@ -152,6 +154,8 @@ class Front:
         loop.remove_reader(self._reading)
         self._kernel.ouzel_front_stop(front)
         self._kernel.ouzel_front_free(front)
+        for number in self._handed():
+            os.close(number)
         self._close_pipe()
 
     def let_in(self, head: bytes, body: int) -> None:
@@ -161,11 +165,14 @@ class Front:
 
     def publish(self, user: int, slot: int) -> None:
         """Say that the state in `slot` is the current one of `user`."""
-        if self._front is None:
+        self.put(user)
+
+    def put(self, user: int) -> None:
+        """Let a user be answered here, if there is a current state."""
+        slot, visitor = self._states.current(user), self._visitors.present(user)
+        if self._front is None or slot is None or visitor is None or visitor.user_id is None:
             return
-        visitor = self._visitors.present(user)
-        if visitor is None or visitor.user_id is None:
-            return
+        self._inside.add(user)
         name, seen = visitor.user_id.encode(), visitor.seen
         self._kernel.ouzel_front_put(
             self._front, name, len(name), user, slot, address_of(seen), len(seen)
@@ -173,7 +180,8 @@ class Front:
 
     def change(self, user: int) -> None:
         """Say that the history of `user` is another now, and that no state is current."""
-        if self._front is not None:
+        if user in self._inside and self._front is not None:
+            self._inside.discard(user)
             self._kernel.ouzel_front_drop(self._front, user)
 
     def withdraw(self, user: int) -> None:
@@ -206,12 +214,19 @@ class Front:
         self, protocol: Callable[[], asyncio.Protocol], loop: asyncio.AbstractEventLoop
     ) -> None:
         """Serve the ends of connections that the thread has opened."""
-        numbers = np.frombuffer(os.read(self._reading, 4096), np.int32)
-        for number in numbers.tolist():
+        for number in self._handed():
             end = socket.socket(fileno=number)
             task = loop.create_task(_served(loop, protocol, end))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+
+    def _handed(self) -> list[int]:
+        """Return the numbers of sockets that are to be served here."""
+        try:
+            numbers: list[int] = np.frombuffer(os.read(self._reading, 4096), np.int32).tolist()
+        except BlockingIOError:
+            return []
+        return numbers
 
     def _close_pipe(self) -> None:
         for end in (self._reading, self._writing):

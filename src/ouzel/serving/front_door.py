@@ -42,6 +42,7 @@ class FrontDoor:
         states.follow(front)
         if engine.direct is not None:
             engine.direct.learned = front.let_in
+            engine.direct.answered = front.put
         engine.metrics.families.append(
             Family(
                 "counter",
@@ -96,7 +97,7 @@ class FrontDoor:
         self._loop = asyncio.get_running_loop()
         self._front.open(listener, protocol, self._loop, cores)
         for user in self._states.pool.users():
-            self._front.publish(user, self._states.pool.slot(user))
+            self._front.put(user)
         self._collect()
 
     def leave(self) -> None:

@@ -13,12 +13,16 @@
 #include <charconv>
 #include <cstdint>
 #include <cstring>
+#include <deque>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 
 namespace ouzel {
 
 constexpr int64_t MOST_N = 500;  // items of a list
+constexpr int64_t MOST_LENGTH = int64_t{1} << 40;  // sums of it and a head do not overflow
 
 inline void add_number(std::string &text, double value) {
     char digits[32];
@@ -97,12 +101,21 @@ inline bool names(std::string_view line, std::string_view name) {
 // What a head says of its body: its length, -1 if nothing, -2 if it takes more than that to tell.
 inline int64_t told_length(std::string_view head) {
     int64_t length = -1;
+    // Lone ends of lines and the like: parsers disagree on what they end.
+    for (size_t i = 0; i < head.size(); ++i) {
+        const auto byte = static_cast<unsigned char>(head[i]);
+        if (byte >= 0x20 || byte == '\t') continue;
+        const bool end = (byte == '\r' && i + 1 < head.size() && head[i + 1] == '\n') ||
+                         (byte == '\n' && i > 0 && head[i - 1] == '\r');
+        if (!end) return -2;
+    }
     size_t at = head.find("\r\n");
     while (at != std::string_view::npos && at + 2 < head.size()) {
         const size_t end = head.find("\r\n", at + 2);
         if (end == std::string_view::npos) return -2;
         const std::string_view line = head.substr(at + 2, end - at - 2);
         at = end;
+        if (!line.empty() && (line[0] == ' ' || line[0] == '\t')) return -2;
         for (const char *name : {"transfer-encoding:", "upgrade:", "expect:"})
             if (names(line, name)) return -2;
         if (names(line, "connection:") && !names(line, "connection: keep-alive")) return -2;
@@ -111,7 +124,7 @@ inline int64_t told_length(std::string_view head) {
         while (from < to && *from == ' ') ++from;
         if (length >= 0 || from == to || *from == '-') return -2;
         const auto found = std::from_chars(from, to, length);
-        if (found.ec != std::errc() || found.ptr != to) return -2;
+        if (found.ec != std::errc() || found.ptr != to || length > MOST_LENGTH) return -2;
     }
     return length;
 }
@@ -191,5 +204,36 @@ inline bool plain_request(std::string_view text, std::string &id, int64_t &n) {
     skip();
     return named && !id.empty() && at == text.size() && 1 <= n && n <= MOST_N;
 }
+
+constexpr size_t MOST_HEADS = 512;        // as many as short.py remembers
+constexpr int64_t LONGEST_BODY = 1 << 16;  // of a request that is answered here
+
+// Heads that were let in, with the length of the body behind them; the oldest gives way. Any thread may ask.
+class Heads {
+  public:
+    void put(std::string head, int64_t body) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (bodies_.find(head) == bodies_.end()) {
+            if (order_.size() >= MOST_HEADS) {
+                bodies_.erase(order_.front());
+                order_.pop_front();
+            }
+            order_.push_back(head);
+        }
+        bodies_[std::move(head)] = body;
+    }
+
+    // -1 if the head is not among them, or its body too long.
+    int64_t body(std::string_view head) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = bodies_.find(std::string(head));
+        return found == bodies_.end() || found->second > LONGEST_BODY ? -1 : found->second;
+    }
+
+  private:
+    std::mutex mutex_;
+    std::unordered_map<std::string, int64_t> bodies_;
+    std::deque<std::string> order_;
+};
 
 }  // namespace ouzel

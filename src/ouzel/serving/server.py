@@ -43,8 +43,8 @@ DRAIN_SECONDS = 20
 """How long answers under way may take once the server is told to stop."""
 
 
-FOR_EVER = 10**8
-"""Seconds that a connection to the front door may rest: who rests too long is ended there."""
+INNER_SECONDS = 60
+"""Seconds that a connection may rest behind the front door, which ends it sooner."""
 
 
 class _Server(uvicorn.Server):
@@ -78,9 +78,11 @@ class _Server(uvicorn.Server):
         """Answer what is under way, then end."""
         if self._door is not None:
             self._door.leave()
-        await super().shutdown(sockets)
-        if self._door is not None:
-            self._door.close()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            if self._door is not None:
+                self._door.close()
 
     def _protocol(self) -> asyncio.Protocol:
         return ShortWay(self.config, self.server_state, self.lifespan.state)
@@ -228,7 +230,7 @@ def run(
     >>> with bound("127.0.0.1", 0) as listener:  # told to stop as soon as it listens
     ...     run(Router(), listener, lambda port: signal.raise_signal(signal.SIGTERM))
     """
-    config = configured(app) if door is None else configured(app, idle_seconds=FOR_EVER)
+    config = configured(app) if door is None else configured(app, idle_seconds=INNER_SECONDS)
     port = listener.getsockname()[1]
     sys.setswitchinterval(SWITCH_SECONDS)
     with _ending_quietly():
