@@ -11,7 +11,7 @@ import numpy as np
 
 from ouzel.bundle.bundle import write_bundle
 from ouzel.bundle.store import BundleStore
-from ouzel.compression.export import graph_signatures
+from ouzel.compression.export import compiled_parts, graph_signatures
 from ouzel.events.log import EventLog
 from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.features.states import Precision
@@ -27,6 +27,7 @@ from tests.tiny import (
     tiny_files,
     tiny_graphs,
     tiny_kernel_weights,
+    tiny_model,
     tiny_ranker_files,
     tiny_tables,
 )
@@ -40,12 +41,13 @@ def write_home(
     num_users: int = 6,
     precision: Precision = "fp32",
     ranker: bool = False,
+    compiled: bool = False,
     exported: tuple[dict[str, bytes], Graphs] | None = None,
 ) -> None:
     """Make the home: users u0, u1, ... each with a history of a dozen items.
 
-    States are in `precision`; a `ranker` of them comes with them. With `exported`, files and
-    graphs, it is the home of another model than the backbone.
+    States are in `precision`; a `ranker` of them comes with them, and what kernels need if
+    `compiled`. With `exported`, files and graphs, it is the home of another model than the backbone.
     """
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
@@ -56,10 +58,13 @@ def write_home(
             tiny_files(precision=precision),
             tiny_graphs(precision=precision),
         )
-        files, extra, features = dict(made), {}, {}
+        files, features = dict(made), {}
+        extra: dict[str, Any] = {}
+        if compiled:
+            extra["weights"], extra["steps"] = compiled_parts(tiny_model())
         if ranker:
             files |= tiny_ranker_files(precision=precision)
-            extra = {"ranker": {"items": tiny_tables()[1], **tiny_kernel_weights()}}
+            extra["ranker"] = {"items": tiny_tables()[1], **tiny_kernel_weights()}
             features = {"ranker": {"config": {"actions": list(ACTIONS)}}}
         bundle = write_bundle(
             home / "bundles",
