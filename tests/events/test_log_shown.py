@@ -11,7 +11,7 @@ import pytest
 from ouzel.events.log import EventLog
 from ouzel.events.types import Impression, Interaction, ItemUpdate
 
-NAME = 'an "odd" name, 100 % ünï\n\\'
+NAME = 'an "odd" name, 100 % ünï \\'
 
 
 def shown(number: int) -> Impression:

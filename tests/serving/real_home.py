@@ -47,7 +47,8 @@ def write_home(
     """Make the home: users u0, u1, ... each with a history of a dozen items.
 
     States are in `precision`; a `ranker` of them comes with them, and what kernels need if
-    `compiled`. With `exported`, files and graphs, it is the home of another model than the backbone.
+    `compiled`. With `exported`, files and graphs, it is the home of another model than the
+    backbone.
     """
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
