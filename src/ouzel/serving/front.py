@@ -169,6 +169,8 @@ class Front:
 
     def put(self, user: int) -> None:
         """Let a user be answered here, if there is a current state."""
+        if user in self._inside:
+            return
         slot, visitor = self._states.current(user), self._visitors.present(user)
         if self._front is None or slot is None or visitor is None or visitor.user_id is None:
             return

@@ -21,7 +21,7 @@ from ouzel.serving.metrics import Family
 
 logger = logging.getLogger(__name__)
 
-COLLECT_SECONDS = 0.01
+COLLECT_SECONDS = 0.02
 """How often the log and the metrics hear of what was answered at the front door: seldom enough to
 take many at once, and so often that they hold nobody up who waits for the log."""
 
