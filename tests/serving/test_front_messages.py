@@ -146,3 +146,10 @@ def test_who_does_not_read_holds_up_nobody(client):
         except BlockingIOError:
             pass
         assert parsed(sent_alone(client, ONE))[0] == 200
+
+
+def test_who_says_that_no_more_comes_is_answered_and_let_go(client):
+    begun = time.monotonic()
+    for sent in (ONE, post({"n": 2}), b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        assert raw(client, sent)[:12] in (b"HTTP/1.1 200", b"")
+    assert time.monotonic() - begun < 4  # and not when it has rested too long

@@ -311,7 +311,7 @@ class Front {
         if (connection.rest_of_reply > 0) return;
         const bool over = connection.rest_of_reply == 0 && connection.rest_of_request == 0;
         connection.stage = over ? Stage::IDLE : Stage::TUNNEL;
-        if (over && leaving_) finish(connection);
+        if (over && (leaving_ || connection.client.ended)) finish(connection);
     }
 
     void answer() {
