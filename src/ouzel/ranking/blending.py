@@ -28,6 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ouzel.ranking.blend_kernel import BLENDED_WITH, LONGEST_LIST, BlendKernel
 from ouzel.ranking.pipeline import Kind, Stage, Work
 from ouzel.retrieval.types import Candidates, Query, Source
 
@@ -36,7 +37,7 @@ BREADTH = 100
 
 NUM_FEATURES = 3
 
-BLENDED = ("model", "vmis", "popular", "recent")
+BLENDED = ("model", *BLENDED_WITH)
 """What is blended: the model of a Bundle, then session neighbours, then what is popular."""
 
 Ordered = tuple[NDArray[np.integer], NDArray[np.floating]]
@@ -100,8 +101,11 @@ class Blender:
     def scores(self, numbers_KSF: NDArray[np.float32], num_events: int) -> NDArray[np.float32]:
         """Return the scores (K,) of a union for a history of so many events."""
         weights_SF = self.weights_2SF[0] + self.weights_2SF[1] / np.sqrt(max(1, num_events))
-        scores_K = np.tensordot(numbers_KSF.astype(np.float64), weights_SF, axes=2)
-        return np.asarray(scores_K, np.float32)
+        scores_K = np.zeros(len(numbers_KSF))
+        # One after the other, so that the order of the sum is known: the kernel has the same.
+        for source, feature in np.ndindex(weights_SF.shape):
+            scores_K += numbers_KSF[:, source, feature] * weights_SF[source, feature]
+        return scores_K.astype(np.float32)
 
     def to_manifest(self) -> dict[str, Any]:
         """Return what a manifest says of it."""
@@ -145,27 +149,35 @@ class BlendSources(Stage):
             raise ValueError(f"sources {names}: give {BLENDED[1:]}")
         self._blender = blender
         self._others = tuple(others)
+        self.kernel = BlendKernel.of(blender.weights_2SF, self._others, breadth=BREADTH)
 
     def run(self, work: Work) -> Work:
         """Return the work with the lists blended."""
         pairs = zip(work.queries, work.found, strict=True)
-        return work.with_found([self._blended(query, found) for query, found in pairs])
+        return work.with_found([self.blended(query, found) for query, found in pairs])
 
-    def _blended(self, query: Query, found: Candidates) -> Candidates:
+    def blended(self, query: Query, found: Candidates) -> Candidates:
+        """Return what the model found for a query, blended with what the others propose."""
         # A search that runs out of items gives what is forbidden too, with a score of -inf.
         # A longer list than that reaches as far into the model's own.
         known = np.flatnonzero(np.isfinite(found.scores_K))[: max(BREADTH, query.k)]
         if not len(known) or not len(query.history) or query.source or _weighs(query):
             return found
-        told = [found.take(known)]
-        told += [source.candidates(query, BREADTH) for source in self._others]
-        rows_K, numbers_KSF = union_of([(one.rows_K, one.scores_K) for one in told])
+        told = found if len(known) == len(found) else found.take(known)
+        if self.kernel is not None and len(told) <= LONGEST_LIST:
+            columns = self.kernel.blend(query, told.rows_K, told.scores_K)
+            return Candidates(*columns[:3], (found.names[0], *BLENDED[1:]), columns[3])
+        return self._by_arrays(query, told)
+
+    def _by_arrays(self, query: Query, told: Candidates) -> Candidates:
+        lists = [told, *(source.candidates(query, BREADTH) for source in self._others)]
+        rows_K, numbers_KSF = union_of([(one.rows_K, one.scores_K) for one in lists])
         scores_K = self._blender.scores(numbers_KSF, len(query.history))
         blended = Candidates(
             rows_K,
             scores_K,
             (numbers_KSF[:, :, 0] > 0).argmax(axis=1).astype(np.int8),
-            (found.names[0], *BLENDED[1:]),
+            (told.names[0], *BLENDED[1:]),
             ranks_of(numbers_KSF),
         )
         return blended.take(np.argsort(-scores_K, kind="stable"))

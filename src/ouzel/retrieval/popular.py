@@ -88,6 +88,11 @@ class PopularSource:
         self._rows_R = order[order > 0].astype(np.int32)
         self._scores_R = scores_N[self._rows_R].astype(np.float32)
 
+    @property
+    def ranked(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the whole list: rows and scores (R,), best first."""
+        return self._rows_R, self._scores_R
+
     def candidates(self, query: Query, k: int) -> Candidates:
         """Return the k best rows that the query does not forbid."""
         reach = k + len(query.forbidden)

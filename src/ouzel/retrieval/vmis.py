@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,19 @@ class VMISConfig:
             raise ValueError(f"recent {self.recent}, neighbours {self.neighbours}: give 1 or more")
         if not 1 <= self.last < MATCH_REACH:
             raise ValueError(f"last is {self.last}: give 1 to {MATCH_REACH - 1}")
+
+
+class Neighbourhood(NamedTuple):
+    """What votes are counted with: the newest sessions of rows, the rows of sessions, weights.
+
+    Row n was in the sessions `postings_P[starts_N1[n]:starts_N1[n + 1]]`, ascending.
+    """
+
+    starts_N1: NDArray[np.int64]
+    postings_P: NDArray[np.int64]
+    sessions: Sessions
+    idf_N: NDArray[np.float32]
+    config: VMISConfig
 
 
 class VMISkNN:
@@ -88,6 +101,13 @@ class VMISkNN:
     def num_rows(self) -> int:
         """Return N."""
         return self._sessions.num_rows
+
+    @property
+    def neighbourhood(self) -> Neighbourhood:
+        """Return what it counts with, for compiled code."""
+        return Neighbourhood(
+            self._starts_N1, self._postings_P, self._sessions, self._idf_N, self._config
+        )
 
     def scores(self, rows_n: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the rows that neighbours of the session `rows_n` (oldest first) held, and votes.
