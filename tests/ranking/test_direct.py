@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ouzel.events.interactions import History
+from ouzel.events.interactions import History, from_histories
 from ouzel.inference.pool import slot_bytes
 from ouzel.inference.states import UserStates
 from ouzel.ranking.blending import BLENDED, Blender, BlendSources
@@ -22,6 +22,7 @@ from ouzel.retrieval.exact import ExactIndex
 from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.types import Query, distinct_rows
+from ouzel.retrieval.vmis import VMISkNN
 from tests.tiny import NUM_ROWS, START_MS, random_history, tiny_graphs
 
 POPULAR = PopularSource(np.arange(NUM_ROWS, dtype=np.float32))
@@ -42,9 +43,10 @@ class Served:
     histories: dict[int, History]
     states: UserStates
     search: SearchIndex
+    blend: BlendSources | None = None
 
     @classmethod
-    def of(cls, seed: int) -> Served:
+    def of(cls, seed: int, *, blended: bool = False) -> Served:
         rng = np.random.default_rng(seed)
         histories = {user: random_history(rng, int(rng.integers(1, 20))) for user in range(USERS)}
         graphs = tiny_graphs()
@@ -57,7 +59,8 @@ class Served:
         states.query(range(USERS), NOW_MS)
         vectors_ND = graphs.item(np.arange(NUM_ROWS))
         index = LiveIndex(ExactIndex(vectors_ND)) if rng.random() < 0.5 else ExactIndex(vectors_ND)
-        return cls(histories, states, SearchIndex(index))
+        blend = a_blend(histories, rng) if blended else None
+        return cls(histories, states, SearchIndex(index), blend)
 
     def click(self, user: int, row: int) -> None:
         old = self.histories[user]
@@ -67,8 +70,9 @@ class Served:
 
     @property
     def pipeline(self) -> Pipeline:
-        stages = [EncodeUser(self.states), self.search, FillFrom(POPULAR), DropForbidden(), TopK()]
-        return Pipeline(stages)
+        blend = [] if self.blend is None else [self.blend]
+        stages = [EncodeUser(self.states), self.search, *blend, FillFrom(POPULAR)]
+        return Pipeline([*stages, DropForbidden(), TopK()])
 
     @property
     def direct(self) -> DirectSearch:
@@ -79,12 +83,8 @@ class Served:
     def seen(self, user: int):
         return distinct_rows(self.histories[user].rows)
 
-    def lists(self, users: Sequence[int], k: int, hidden=None):
-        seen = [self.seen(user) for user in users]
-        return self.direct.lists(users, k, seen=seen, hidden=hidden, now_ms=NOW_MS)
-
-    def ranked(self, users: Sequence[int], ns: Sequence[int], hidden=None):
-        asked = [
+    def asked(self, users: Sequence[int], ns: Sequence[int], hidden=None) -> list[Query]:
+        return [
             Query(
                 k=n,
                 now_ms=NOW_MS,
@@ -95,7 +95,22 @@ class Served:
             )
             for user, n in zip(users, ns, strict=True)
         ]
-        return self.pipeline.run(asked)
+
+    def lists(self, users: Sequence[int], k: int, hidden=None):
+        return self.direct.lists(self.asked(users, [k] * len(users), hidden))
+
+    def ranked(self, users: Sequence[int], ns: Sequence[int], hidden=None):
+        return self.pipeline.run(self.asked(users, ns, hidden))
+
+
+def a_blend(histories: dict[int, History], rng: np.random.Generator) -> BlendSources:
+    visits = [*histories.values(), *(random_history(rng, 8) for _ in range(30))]
+    neighbours = VMISkNN.fit(from_histories(visits, num_rows=NUM_ROWS))
+    counts = rng.random((2, NUM_ROWS)).astype(np.float32)
+    popular = [
+        PopularSource(line, name=name) for line, name in zip(counts, BLENDED[2:], strict=True)
+    ]
+    return BlendSources(Blender(rng.normal(size=(2, len(BLENDED), 3))), [neighbours, *popular])
 
 
 @settings(max_examples=100)
@@ -106,29 +121,38 @@ class Served:
         st.tuples(st.integers(0, USERS - 1), st.integers(1, NUM_ROWS - 1)), max_size=12
     ),
     hidden_share=st.sampled_from([None, 0.0, 0.2, 0.6]),
+    blended=st.booleans(),
 )
-def test_lists_are_those_of_the_stages(seed, asked, clicks, hidden_share):
+def test_lists_are_those_of_the_stages(seed, asked, clicks, hidden_share, blended):
     users, ns = list(asked), list(asked.values())
-    direct, stages = Served.of(seed), Served.of(seed)
+    direct, stages = (Served.of(seed, blended=blended) for _ in range(2))
     for user, row in clicks:  # noted, and appended by whoever asks first
         direct.click(user, row)
         stages.click(user, row)
     hidden = None
     if hidden_share is not None:
         hidden = np.random.default_rng(seed).random(NUM_ROWS) < hidden_share
-    found = direct.lists(users, max(ns), hidden)
+    found = direct.direct.lists(direct.asked(users, ns, hidden))
     ranked = stages.ranked(users, ns, hidden)
     assert ranked.degraded == (None,) * len(users)
     for place, (user, n) in enumerate(asked.items()):
         gone = set(direct.seen(user).tolist()) | {0}
         gone |= set() if hidden is None else set(np.flatnonzero(hidden).tolist())
-        assert found.full_B[place] == (NUM_ROWS - len(gone) >= max(ns))
+        # A blended list is as long as was asked; a search is as long as the longest of a pass.
+        assert found.full_B[place] == (NUM_ROWS - len(gone) >= (n if blended else max(ns)))
         if found.full_B[place]:
             theirs = ranked.found[place]
             assert found.rows_BK[place, :n].tolist() == theirs.rows_K.tolist()
             assert found.scores_BK[place, :n].tobytes() == theirs.scores_K.tobytes()
-            assert theirs.names == ("sequence",)
-            assert not gone & set(found.rows_BK[place].tolist())
+            assert not gone & set(found.rows_BK[place, :n].tolist())
+            if blended:
+                bits = [
+                    [1 << s for s, name in enumerate(BLENDED) if rank[s]]
+                    for rank in theirs.ranks_KS
+                ]
+                assert found.proposers_BK[place, :n].tolist() == [sum(each) for each in bits]
+            else:
+                assert theirs.names == ("sequence",) and found.proposers_BK is None
     assert direct.states.behind == stages.states.behind
 
 
@@ -137,7 +161,7 @@ def test_who_asks_twice_at_once_gets_two_lists():
     direct.click(4, 9)
     stages.click(4, 9)
     users, ns = [4, 1, 4], [5, 3, 5]
-    found, ranked = direct.lists(users, 5), stages.ranked(users, ns)
+    found, ranked = direct.direct.lists(direct.asked(users, ns)), stages.ranked(users, ns)
     for place, n in enumerate(ns):
         theirs = ranked.found[place]
         assert found.rows_BK[place, :n].tolist() == theirs.rows_K.tolist()
@@ -230,10 +254,10 @@ def test_who_was_asked_for_is_not_the_next_to_give_way():
     assert served.states.stats.hits == 2
 
 
-def with_blend(states, search):
+def with_blend_first(states, search):
     others = [PopularSource(np.ones(NUM_ROWS, np.float32), name=name) for name in BLENDED[1:]]
     blend = BlendSources(Blender(np.zeros((2, len(BLENDED), 3))), others)
-    return [EncodeUser(states), search, blend, DropForbidden(), TopK()]
+    return [blend, EncodeUser(states), search, DropForbidden(), TopK()]
 
 
 def with_ranker(states, search):
@@ -257,7 +281,7 @@ def in_another_order(states, search):
     return [FillFrom(POPULAR), EncodeUser(states), search, DropForbidden(), TopK()]
 
 
-OTHERS = [with_blend, with_ranker, with_other_states, without_search, in_another_order]
+OTHERS = [with_blend_first, with_ranker, with_other_states, without_search, in_another_order]
 
 
 @pytest.mark.parametrize("stages", OTHERS)

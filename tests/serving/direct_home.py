@@ -18,11 +18,11 @@ USERS = [f"u{number}" for number in range(6)]
 NOW_MS = START_MS + 1000 * HOUR_MS
 
 
-def opened(folder, monkeypatch):
+def opened(folder, monkeypatch, **home):
     """Return the engine of a home in `folder`, in which time stands still."""
     # The time of a request enters its scores: one moment, so that they can be compared.
     monkeypatch.setattr("ouzel.events.clock.now_ms", lambda: NOW_MS)
-    write_home(folder / "home")
+    write_home(folder / "home", **home)
     return open_home(folder / "home", state_bytes=1 << 20)
 
 

@@ -17,6 +17,7 @@ from ouzel.events.types import Interaction, ItemUpdate
 from ouzel.features.states import Precision
 from ouzel.inference.input_table import input_tensors
 from ouzel.inference.onnxruntime import Graphs
+from ouzel.ranking.blending import Blender
 from ouzel.retrieval.popular import popular_scores, recent_popular_scores
 from ouzel.retrieval.vmis import VMISkNN
 from ouzel.serving.engine import Engine
@@ -42,13 +43,14 @@ def write_home(
     precision: Precision = "fp32",
     ranker: bool = False,
     compiled: bool = False,
+    blended: bool = False,
     exported: tuple[dict[str, bytes], Graphs] | None = None,
 ) -> None:
     """Make the home: users u0, u1, ... each with a history of a dozen items.
 
-    States are in `precision`; a `ranker` of them comes with them, and what kernels need if
-    `compiled`. With `exported`, files and graphs, it is the home of another model than the
-    backbone.
+    States are in `precision`; a `ranker` of them comes with them, what kernels need if `compiled`,
+    and a blend with other sources if `blended`. With `exported`, files and graphs, it is the home
+    of another model than the backbone.
     """
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
@@ -67,6 +69,8 @@ def write_home(
             files |= tiny_ranker_files(precision=precision)
             extra["ranker"] = {"items": tiny_tables()[1], **tiny_kernel_weights()}
             features = {"ranker": {"config": {"actions": list(ACTIONS)}}}
+        if blended:
+            features |= {"blend": Blender(rng.normal(size=(2, 4, 3))).to_manifest()}
         bundle = write_bundle(
             home / "bundles",
             manifest_fields={

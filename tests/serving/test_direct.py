@@ -32,8 +32,9 @@ from tests.serving.test_short import parsed, post, sent_alone
 
 
 @pytest.fixture
-def engine(tmp_path, monkeypatch):
-    return opened(tmp_path, monkeypatch)
+def engine(request, tmp_path, monkeypatch):
+    """Return the engine of a home whose lists are blended with other sources, if asked."""
+    return opened(tmp_path, monkeypatch, blended=getattr(request, "param", False))
 
 
 @pytest.fixture
@@ -41,6 +42,10 @@ def ways(monkeypatch):
     return noted_ways(monkeypatch)
 
 
+BOTH = pytest.mark.parametrize("engine", [False, True], ids=["alone", "blended"], indirect=True)
+
+
+@BOTH
 @pytest.mark.parametrize("n", [None, 1, 3, 10, 20])
 def test_the_answer_is_that_of_the_usual_way(client, ways, n):
     for user in USERS:

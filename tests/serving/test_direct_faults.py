@@ -99,11 +99,11 @@ class Slow:
         self.sizes, self.begun, self.all_there = [], Event(), Event()
         lists = DirectSearch.lists
 
-        def slow(search, users, k, **more):
+        def slow(search, queries):
             self.begun.set()
             self.all_there.wait(20)
-            self.sizes.append(len(users))
-            return lists(search, users, k, **more)
+            self.sizes.append(len(queries))
+            return lists(search, queries)
 
         monkeypatch.setattr(DirectSearch, "lists", slow)
 
@@ -214,9 +214,9 @@ def test_users_without_held_states_who_come_at_once_get_their_own_lists(
 def test_a_state_that_goes_before_its_pass_harms_nobody(client, engine, monkeypatch):
     lists = DirectSearch.lists
 
-    def first_forgotten(self, users, k, **more):
-        engine._states.forget(users[0])
-        return lists(self, users, k, **more)
+    def first_forgotten(self, queries):
+        engine._states.forget(queries[0].user)
+        return lists(self, queries)
 
     monkeypatch.setattr(DirectSearch, "lists", first_forgotten)
     status, _, told = direct(client, {"user_id": "u2"})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Protocol
@@ -25,8 +25,10 @@ from ouzel.events import clock
 from ouzel.events.catalog import Catalog
 from ouzel.events.ids import RANDOM_BYTES, time_ordered_id
 from ouzel.events.types import Impression
+from ouzel.ranking.blending import BLENDED
 from ouzel.ranking.direct import DirectSearch, Lists
 from ouzel.ranking.stages import SEQUENCE
+from ouzel.retrieval.types import Query
 from ouzel.serving.answers import MAX_PASS, MAX_WAITING
 from ouzel.serving.arranging import Id
 from ouzel.serving.metrics import Metrics
@@ -42,7 +44,7 @@ MOST_ABSENT = 64
 """Most requests that may wait for states to be made here, at most 2 ms each: the others are made by
 the stages, which leave out what the deadline does not allow."""
 
-_STEPS: list[tuple[Part, str]] = [("P", "state"), ("A", "search")]
+_PARTS: dict[str, Part] = {"state": "P", "search": "A", "blend": "A"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -106,6 +108,7 @@ class Direct:
         self._hidden = hidden
         self._version = model.version
         self._model = _encode(model).decode()
+        self._steps: list[tuple[Part, str]] = [(_PARTS[name], name) for name in search.steps]
         self._writer = writer
         self._metrics = metrics
         self._waiting: list[_Waiting] = []
@@ -179,26 +182,36 @@ class Direct:
                 waiting.asking.go_on()
             return
         rows, scores = found.rows_BK.tolist(), found.scores_BK.tolist()
+        told = None if found.proposers_BK is None else found.proposers_BK.tolist()
         randomness = os.urandom(RANDOM_BYTES * len(batch)).hex()
         for place, waiting in enumerate(batch):
-            waiting.timing.split(_STEPS, found.spent_ms)
+            waiting.timing.split(self._steps, found.spent_ms)
             if not found.full_B[place]:
                 waiting.asking.go_on()
                 continue
             mine = randomness[2 * RANDOM_BYTES * place : 2 * RANDOM_BYTES * (place + 1)]
-            self._reply(waiting, rows[place][: waiting.n], scores[place][: waiting.n], mine)
+            proposers = None if told is None else told[place][: waiting.n]
+            items = rows[place][: waiting.n], scores[place][: waiting.n], proposers
+            self._reply(waiting, *items, mine)
             if waiting.visitor is not None:
                 self.answered(waiting.visitor.user)
 
     def _found(self, batch: Sequence[_Waiting]) -> Lists | None:
         visitors = [waiting.visitor for waiting in batch if waiting.visitor is not None]
+        hidden, now_ms = self._hidden(), clock.now_ms()
         try:
             return self._search.lists(
-                [visitor.user for visitor in visitors],
-                max(waiting.n for waiting in batch),
-                seen=[visitor.seen for visitor in visitors],
-                hidden=self._hidden(),
-                now_ms=clock.now_ms(),
+                [
+                    Query(
+                        k=waiting.n,
+                        now_ms=now_ms,
+                        user=visitor.user,
+                        history=visitor.known,
+                        forbidden=visitor.seen,
+                        hidden=hidden,
+                    )
+                    for waiting, visitor in zip(batch, visitors, strict=True)
+                ]
             )
         except Exception:
             # The stages of the pipeline meet the same fault, and each has a fallback and counts it.
@@ -206,14 +219,20 @@ class Direct:
             return None
 
     def _reply(
-        self, waiting: _Waiting, rows: list[int], scores: list[float], randomness: str
+        self,
+        waiting: _Waiting,
+        rows: list[int],
+        scores: list[float],
+        proposers: list[int] | None,
+        randomness: str,
     ) -> None:
         now_ms, timing = clock.now_ms(), waiting.timing
         request_id = time_ordered_id(now_ms, randomness)
         try:
             item_ids = self._catalog.ids(rows)
-            fields = _fields(item_ids, scores)
-            text = _reply_of(len(rows), self._model) % (request_id, *fields, timing.total_ms())
+            fields = _fields(item_ids, scores, proposers)
+            form = _reply_of(len(rows), self._model, proposers is not None)
+            text = form % (request_id, *fields, timing.total_ms())
             body = text.encode()
         except Exception:
             # Not to leave the others of the pass without an answer.
@@ -235,11 +254,29 @@ class Direct:
         )
 
 
-def _fields(item_ids: list[str], scores: list[float]) -> list[str]:
-    """Return the JSON of each item's id and score, by turns."""
+def _fields(item_ids: list[str], scores: list[float], proposers: list[int] | None) -> list[str]:
+    """Return the JSON of each item's id and score, and of who proposed it if told, by turns."""
     # Numbers all at once: Python takes a microsecond for each.
     numbers = _encode(scores)[1:-1].decode().split(",")
-    return [*chain.from_iterable(zip(map(_quoted, item_ids), numbers, strict=True))]
+    columns: list[Iterable[str]] = [map(_quoted, item_ids), numbers]
+    if proposers is not None:
+        columns.append([PROPOSERS[bits] for bits in proposers])
+    return [*chain.from_iterable(zip(*columns, strict=True))]
+
+
+def _proposers() -> list[str]:
+    """Return what an item of a blended list says of its sources, by their bits."""
+    names = [SEQUENCE, *BLENDED[1:]]
+    told = []
+    for bits in range(1 << len(names)):
+        mine = [name for place, name in enumerate(names) if bits >> place & 1]
+        source = _encode(mine[0] if mine else "").decode()
+        told.append(f'"source":{source},"sources":{_encode(mine).decode()}')
+    return told
+
+
+PROPOSERS = _proposers()
+"""What an item of a blended list says of its sources, by `Lists.proposers_BK`."""
 
 
 def _nothing(head: bytes, length: int) -> None:
@@ -257,11 +294,11 @@ def _quoted(text: str) -> str:
 
 
 @lru_cache(maxsize=MAX_N)
-def _reply_of(n: int, model: str) -> str:
-    """Return the JSON of a list of n with places for its id, each item's id and score, the time."""
+def _reply_of(n: int, model: str, blended: bool) -> str:
+    """Return the JSON of a list of n with places for its id, each item's fields, and the time."""
+    source = "%s" if blended else f'"source":"{SEQUENCE}"'
     items = ",".join(
-        f'{{"item_id":%s,"score":%s,"rank":{rank},"source":"{SEQUENCE}"}}'
-        for rank in range(1, n + 1)
+        f'{{"item_id":%s,"score":%s,"rank":{rank},{source}}}' for rank in range(1, n + 1)
     )
     # A name may hold what the places are marked with.
     told = model.replace("%", "%%")
