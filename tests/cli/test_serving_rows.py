@@ -38,6 +38,7 @@ def test_the_row_of_a_home_says_its_precision_and_what_its_index_finds(tmp_path)
     assert home_row(tmp_path / "home", work) == {
         "states": "fp32",
         "ranked": False,
+        "blended": False,
         "index_recall@10": 1.0,
         "index_recall@100": 1.0,
     }

@@ -23,9 +23,13 @@ pytestmark = needs_door
 USERS = [f"u{number}" for number in range(6)]
 
 
+BOTH = pytest.mark.parametrize("engine", [False, True], ids=["alone", "blended"], indirect=True)
+
+
 @pytest.fixture
-def engine(tmp_path, monkeypatch):
-    return opened(tmp_path, monkeypatch)
+def engine(request, tmp_path, monkeypatch):
+    """Return the engine of a home whose lists are blended with other sources, if asked."""
+    return opened(tmp_path, monkeypatch, blended=getattr(request, "param", False))
 
 
 @pytest.fixture
@@ -52,6 +56,7 @@ def click(client, user, item):
     assert client.post("/v1/events", json=event).json()["accepted"] == 1
 
 
+@BOTH
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_the_answer_is_that_of_uvicorn(client, moment, n):
     before = answered(client)
@@ -108,6 +113,7 @@ def test_what_is_not_plain_is_for_the_interpreter(client, body):
         ]
 
 
+@BOTH
 def test_a_click_is_in_the_very_next_answer_beside_others(client):
     stop = threading.Event()
 
@@ -134,6 +140,7 @@ def test_a_click_is_in_the_very_next_answer_beside_others(client):
             one.join()
 
 
+@BOTH
 def test_who_has_clicked_is_soon_answered_at_the_door_again(client, moment):
     click(client, "u2", items(direct(client, {"user_id": "u2", "n": 9}))[0])
     direct(client, {"user_id": "u2", "n": 9})
@@ -144,6 +151,7 @@ def test_who_has_clicked_is_soon_answered_at_the_door_again(client, moment):
     assert answer[2]["items"] == usual(client, {"user_id": "u2", "n": 9})[2]["items"]
 
 
+@BOTH
 def test_a_hidden_item_is_in_no_answer_and_comes_back(client):
     best = items(direct(client, {"user_id": "u3", "n": 9}))[0]
     before = answered(client)
@@ -153,6 +161,7 @@ def test_a_hidden_item_is_in_no_answer_and_comes_back(client):
     assert answered(client) == before + 2
 
 
+@BOTH
 def test_what_was_shown_is_in_the_log_as_ever(client, engine):
     ours = direct(client, {"user_id": "u4", "n": 9})
     theirs = usual(client, {"user_id": "u4", "n": 9})

@@ -43,8 +43,8 @@ from ouzel.retrieval.tuning import tune
 from ouzel.retrieval.types import Source, distinct_rows
 from ouzel.retrieval.vmis import VMISkNN
 
-EXACT_ROWS = 4_000
-"""Up to here exact search and a scan of codes take under 0.1 ms a query, either of them."""
+EXACT_ROWS = 1_000
+"""Up to here exact search takes no longer than a scan of codes, and nobody needs a front door."""
 
 LISTS_ROWS = 50_000
 """Up to here a scan of all codes, which passes share, takes no longer than one of the nearest."""

@@ -210,6 +210,10 @@ class _Blending(ctypes.Structure):
     )
 
 
+BLEND_BYTES = ctypes.sizeof(_Blend)
+"""For whoever hands it on to compiled code that was built apart."""
+
+
 @cache
 def _kernel() -> Any:
     """Return the compiled kernel, None where it was not built or is of another layout."""

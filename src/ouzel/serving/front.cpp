@@ -335,7 +335,7 @@ class Front {
     }
 
     void send_reply(Connection &connection, const Wanted &wanted) {
-        send_on(connection.client, replies_.reply(wanted.reply, wanted.spent.ms));
+        send_on(connection.client, replies_.reply(wanted.reply, wanted.spent, maker.blends()));
     }
 
     void send_on(End &end, std::string_view data) {
@@ -434,7 +434,7 @@ extern "C" {
 // Who was built for another layout must not call.
 int64_t ouzel_front_bytes() {
     return 1000 * sizeof(ouzel::Lists) + 100 * sizeof(Place) + 10 * sizeof(ouzel::Search) +
-           sizeof(ouzel::Spent);
+           sizeof(ouzel::Spent) + sizeof(ouzel::Blend);
 }
 
 // Serves from a thread of its own; null if there is none.
@@ -464,12 +464,17 @@ int ouzel_front_let_in(void *front, const char *head, int64_t size, int64_t body
     }
 }
 
-// Returns 0 if there was not enough memory; then the user is not known.
+// `history` is what the model knows of it, oldest first. Returns 0 if there was not enough memory; then
+// the user is not known.
 int ouzel_front_put(void *front, const char *id, int64_t length, int64_t user, int64_t slot,
-                    const int32_t *seen, int64_t num_seen) {
+                    const int32_t *seen, int64_t num_seen, const int32_t *history,
+                    int64_t num_events) {
     try {
         auto rows = std::make_shared<const std::vector<int32_t>>(seen, seen + num_seen);
-        static_cast<Front *>(front)->maker.users.put(id, length, {user, slot, std::move(rows)});
+        ouzel::Known known{user, slot, std::move(rows), num_events, 0, {}};
+        ListMaker &maker = static_cast<Front *>(front)->maker;
+        maker.remember(known, history);
+        maker.users.put(id, length, known);
         return 1;
     } catch (...) {
         static_cast<Front *>(front)->maker.users.drop(user);

@@ -9,7 +9,7 @@ Who may be answered there is told from here: a state that is current is put in, 
 before an event of its user is acknowledged. So the next list knows of the event, as ever.
 
 There is none without the kernels, with several workers, where a search takes long enough to go
-beside the loop anyway, or where more than a search makes a list.
+beside the loop anyway, or where more than a search and a blend makes a list.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from ouzel.events.catalog import Catalog
 from ouzel.features.addresses import address_of
 from ouzel.inference.gated_steps import GatedSteps
 from ouzel.inference.states import UserStates
+from ouzel.ranking.blend_kernel import BLEND_BYTES, BlendKernel
 from ouzel.ranking.stages import SEQUENCE
 from ouzel.retrieval.scan import SPARE, Arguments, ScanIndex
+from ouzel.serving.direct import PROPOSERS
+from ouzel.serving.timing import Part
 from ouzel.serving.visitors import Visitors
 from ouzel.serving.wire import ModelName
 
@@ -44,8 +47,15 @@ IDLE_SECONDS = 5.0
 
 BACKLOG = 2048
 
-STAGES = (("T", "decode"), ("P", "state"), ("A", "search"), ("A", "encode"))
-"""What is timed of an answer of the front door, with the part that each belongs to."""
+STAGES: tuple[tuple[Part, str], ...] = (
+    ("T", "decode"),
+    ("P", "state"),
+    ("A", "search"),
+    ("A", "blend"),
+    ("A", "encode"),
+)
+"""What is timed of an answer of the front door, with the part that each belongs to. Where lists are
+not blended, that takes no time."""
 
 _ANSWER_BYTES = len(STAGES) * np.dtype(np.float32).itemsize
 _encode = msgspec.json.Encoder().encode
@@ -83,8 +93,11 @@ class Front:
         *,
         hidden: tuple[NDArray[np.bool_], NDArray[np.int64]],
         model: ModelName,
+        blend: BlendKernel | None = None,
     ) -> None:
         """`hidden` is the mask (N,) of what nobody may see, and (1,) how many it hides.
+
+        What is found is blended with other sources by `blend`.
 
         Raises: ValueError if there are no kernels for such states here.
         """
@@ -94,13 +107,18 @@ class Front:
             raise ValueError("the states of this model have no kernel: serve without a front door")
         self._visitors = visitors
         self._states = states
-        self._kept: list[Any] = [index, hidden]
-        self._lists = self._told(states, steps, index, catalog, hidden, model)
+        self._kept: list[Any] = [index, hidden, blend]
+        self._lists = self._told(states, steps, index, catalog, hidden, model, blend)
         self._front: int | None = None
         self._reading, self._writing = -1, -1
         self._listener: socket.socket | None = None
         self._opening: set[asyncio.Task[None]] = set()
         self._inside: set[int] = set()
+
+    @property
+    def steps(self) -> list[str]:
+        """Return the stages that its answers go through."""
+        return [name for _, name in STAGES if self._lists.blend or name != "blend"]
 
     @staticmethod
     def works() -> bool:
@@ -175,9 +193,11 @@ class Front:
         if self._front is None or slot is None or visitor is None or visitor.user_id is None:
             return
         self._inside.add(user)
-        name, seen = visitor.user_id.encode(), visitor.seen
+        name, seen, known = visitor.user_id.encode(), visitor.seen, visitor.known.rows
         self._kernel.ouzel_front_put(
-            self._front, name, len(name), user, slot, address_of(seen), len(seen)
+            self._front,
+            *(name, len(name), user, slot),
+            *(address_of(seen), len(seen), address_of(known), len(known)),
         )
 
     def change(self, user: int) -> None:
@@ -242,6 +262,7 @@ class Front:
         catalog: Catalog,
         hidden: tuple[NDArray[np.bool_], NDArray[np.int64]],
         model: ModelName,
+        blend: BlendKernel | None,
     ) -> _Lists:
         pool, (mask_N, count_1) = states.pool, hidden
         query, weights, rings = steps.call(pool.cache)
@@ -250,7 +271,10 @@ class Front:
         from_N1 = np.zeros(len(quoted) + 1, np.int64)
         np.cumsum([len(text) for text in quoted], out=from_N1[1:])
         texts = np.frombuffer(b"".join(quoted), np.uint8)
-        names = [_encode(model), _encode(model.version), _encode(SEQUENCE)]
+        names = [_encode(model), _encode(model.version)]
+        sources = [f'"source":"{SEQUENCE}"'] * len(PROPOSERS) if blend is None else PROPOSERS
+        told = (ctypes.c_char_p * len(sources))(*map(str.encode, sources))
+        blending = (None, None) if blend is None else blend.call()
         self._kept += [rings, search, texts, from_N1, names]
         return _Lists(
             query=query,
@@ -272,7 +296,9 @@ class Front:
             num_hidden=address_of(count_1),
             model_name=names[0],
             version=names[1],
-            source=names[2],
+            blending=blending[0],
+            blend=blending[1],
+            told=told,
         )
 
 
@@ -312,7 +338,9 @@ class _Lists(ctypes.Structure):
         ("num_hidden", ctypes.c_void_p),
         ("model_name", ctypes.c_char_p),
         ("version", ctypes.c_char_p),
-        ("source", ctypes.c_char_p),
+        ("blending", ctypes.c_void_p),
+        ("blend", ctypes.c_void_p),
+        ("told", ctypes.c_char_p * len(PROPOSERS)),
     )
 
 
@@ -342,7 +370,7 @@ def _kernel() -> Any:
         return None
     kernel.ouzel_front_bytes.restype = ctypes.c_int64
     layout = 1000 * ctypes.sizeof(_Lists) + 100 * ctypes.sizeof(_Place)
-    layout += 10 * ctypes.sizeof(Arguments) + _ANSWER_BYTES
+    layout += 10 * ctypes.sizeof(Arguments) + _ANSWER_BYTES + BLEND_BYTES
     if kernel.ouzel_front_bytes() != layout:
         return None  # Of an older Ouzel, or a system that has no such thread.
     pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -353,7 +381,7 @@ def _kernel() -> Any:
         ending.argtypes, ending.restype = [pointer], None
     kernel.ouzel_front_let_in.argtypes = [pointer, ctypes.c_char_p, number, number]
     kernel.ouzel_front_put.argtypes = [
-        pointer, ctypes.c_char_p, number, number, number, pointer, number,
+        pointer, ctypes.c_char_p, number, number, number, pointer, number, pointer, number,
     ]  # fmt: skip
     kernel.ouzel_front_drop.argtypes, kernel.ouzel_front_drop.restype = [pointer, number], None
     kernel.ouzel_front_take.argtypes, kernel.ouzel_front_take.restype = 5 * [pointer], None

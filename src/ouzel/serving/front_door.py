@@ -36,6 +36,7 @@ class FrontDoor:
         self._engine = engine
         self._front = front
         self._states = states
+        self._steps = [step for step, (_, name) in enumerate(STAGES) if name in front.steps]
         self._last = NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -61,7 +62,11 @@ class FrontDoor:
         True
         """
         parts = engine.parts
-        if parts.workers > 1 or not Front.works() or DirectSearch.of(parts.pipeline) is None:
+        direct = DirectSearch.of(parts.pipeline)
+        if parts.workers > 1 or not Front.works() or direct is None:
+            return None
+        blend = None if direct.blend is None else direct.blend.kernel
+        if blend is None and direct.blend is not None:
             return None
         searches = [
             stage.index for stage in parts.pipeline.stages if isinstance(stage, SearchIndex)
@@ -79,6 +84,7 @@ class FrontDoor:
             engine.catalog,
             hidden=engine.hidden_rows,
             model=engine.model,
+            blend=blend,
         )
         return cls(engine, front, states)
 
@@ -129,7 +135,9 @@ class FrontDoor:
             return 0
         engine = self._engine
         if taken.num_answers:
-            engine.metrics.count_alike("recommend", STAGES, taken.spent_ms.astype(np.float64))
+            names = tuple(STAGES[step] for step in self._steps)
+            spent_GS = taken.spent_ms[:, self._steps].astype(np.float64)
+            engine.metrics.count_alike("recommend", names, spent_GS)
             engine.metrics.requests["recommend", 200] += taken.num_answers
             self._states.stats.hits += taken.num_answers
         if taken.num_shown:

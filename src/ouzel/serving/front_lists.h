@@ -23,6 +23,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../ranking/blend.h"
 #include "../retrieval/search.h"
 #include "front_messages.h"
 
@@ -33,7 +34,8 @@ constexpr size_t MOST_NOTED_BYTES = 64 << 20;
 
 // What the lists are made of. The arrays of the pool are (S) but for last_vectors (S, D); quoted has the
 // ids of all rows as JSON, that of row n from quoted_from[n] to quoted_from[n + 1]; hidden (N) counts
-// only while num_hidden is not 0. `search` has what is the same for every search.
+// only while num_hidden is not 0. `search` has what is the same for every search. Where lists are blended
+// `blend` is not null, and `told` says who proposed an item by the bits of its sources; else told[1] does.
 struct Lists {
     int (*query)(const void *model, int64_t count, int64_t num_slots, const int64_t *nows,
                  const int64_t *lengths, const int64_t *slots, const float *last,
@@ -56,18 +58,18 @@ struct Lists {
     const int64_t *num_hidden;
     const char *model_name;  // JSON of the model's name and version
     const char *version;     // JSON of its version
-    const char *source;      // JSON of the source's name
-};
-
-// What the steps of an answer took, in milliseconds: decode, state, search, encode.
-struct Spent {
-    float ms[4];
+    int64_t (*blending)(const void *blend, const void *asked);
+    const Blend *blend;
+    const char *told[1 << NUM_SOURCES];
 };
 
 struct Known {
     int64_t user;
     int64_t slot;
     std::shared_ptr<const std::vector<int32_t>> seen;  // rows, sorted, each once
+    int64_t num_events;                                // of the history that the model knows
+    int64_t num_last;
+    int32_t last[MOST_LAST];  // its newest distinct rows, oldest first
 };
 
 // Who can be answered: users whose state in the pool is current, by id. Any thread may ask and change.
@@ -219,19 +221,34 @@ class ListMaker {
         }
         if (!finite(vectors_)) return;
         const double read = monotonic_ms();
-        int64_t k = 1;
+        int64_t k = lists_.blend ? lists_.blend->breadth : 1;
         for (const Wanted *one : asking)
             if (one) k = std::max(k, one->n);
         if (!find(asking, k)) return;
         const double found = monotonic_ms();
         for (int64_t i = 0; i < asked; ++i) {
             Wanted *one = asking[i];
-            if (!one || !full(i, k, one->n)) continue;
-            one->spent.ms[0] = static_cast<float>(begun - one->read_ms);
-            one->spent.ms[1] = static_cast<float>(read - begun);
-            one->spent.ms[2] = static_cast<float>(found - read);
-            write(*one, rows_.data() + i * k, scores_.data() + i * k, now, found);
+            if (!one) continue;
+            one->spent.ms[DECODE] = static_cast<float>(begun - one->read_ms);
+            one->spent.ms[STATE] = static_cast<float>(read - begun);
+            one->spent.ms[SEARCH] = static_cast<float>(found - read);
+            const double before = monotonic_ms();
+            const List list = lists_.blend ? blended(*one, i, k) : as_found(i, k);
+            if (!full(list, one->n)) continue;
+            const double done = monotonic_ms();
+            one->spent.ms[BLEND] = lists_.blend ? static_cast<float>(done - before) : 0;
+            write(*one, list, now, done);
         }
+    }
+
+    bool blends() const { return lists_.blend != nullptr; }
+
+    // Keeps of a history what a blend asks of it; of any thread.
+    void remember(Known &known, const int32_t *history) const {
+        if (!lists_.blend) return;
+        const int64_t most = std::min(lists_.blend->last, MOST_LAST);
+        known.num_last =
+            last_distinct(history, known.num_events, lists_.blend->num_rows, most, known.last);
     }
 
     Users users;
@@ -274,10 +291,58 @@ class ListMaker {
         return lists_.scan(&search_) != 0;
     }
 
-    bool full(int64_t place, int64_t k, int64_t n) const {
-        for (int64_t i = place * k; i < place * k + n; ++i)
-            if (rows_[i] <= 0 || !std::isfinite(scores_[i])) return false;
+    // A list of at least so many items; null: who proposed them is not told one by one.
+    struct List {
+        const int32_t *rows;
+        const float *scores;
+        int64_t length;
+        const int16_t *ranks;
+    };
+
+    List as_found(int64_t place, int64_t k) const {
+        return {rows_.data() + place * k, scores_.data() + place * k, k, nullptr};
+    }
+
+    List blended(const Wanted &one, int64_t place, int64_t k) {
+        const int64_t reach = std::max(one.n, lists_.blend->breadth);
+        const Known &known = one.known;
+        blended_rows_.resize(one.n);
+        blended_scores_.resize(one.n);
+        blended_sources_.resize(one.n);
+        blended_ranks_.resize(one.n * NUM_SOURCES);
+        const bool hides = masks_[place] != nullptr;
+        const Blending asked{known.last,
+                             known.num_last,
+                             known.num_events,
+                             known.seen->data(),
+                             static_cast<int64_t>(known.seen->size()),
+                             masks_[place],
+                             hides ? search_.num_rows : 0,
+                             rows_.data() + place * k,
+                             scores_.data() + place * k,
+                             std::min(k, reach),
+                             one.n,
+                             blended_rows_.data(),
+                             blended_scores_.data(),
+                             blended_sources_.data(),
+                             blended_ranks_.data()};
+        const int64_t length = lists_.blending(lists_.blend, &asked);
+        return {blended_rows_.data(), blended_scores_.data(), length, blended_ranks_.data()};
+    }
+
+    static bool full(const List &list, int64_t n) {
+        if (list.length < n) return false;
+        for (int64_t i = 0; i < n; ++i)
+            if (list.rows[i] <= 0 || !std::isfinite(list.scores[i])) return false;
         return true;
+    }
+
+    const char *told(const List &list, int64_t place) const {
+        if (!list.ranks) return lists_.told[1];
+        int bits = 0;
+        for (int64_t source = 0; source < NUM_SOURCES; ++source)
+            bits |= (list.ranks[place * NUM_SOURCES + source] > 0) << source;
+        return lists_.told[bits];
     }
 
     void add_quoted(std::string &text, int64_t row) const {
@@ -302,21 +367,21 @@ class ListMaker {
         return id;
     }
 
-    void write(Wanted &one, const int32_t *rows, const float *scores, int64_t now, double found) {
+    void write(Wanted &one, const List &list, int64_t now, double begun) {
         const std::string id = request_id(now);
         if (id.empty()) return;
         std::string &text = one.reply;
-        text.reserve(128 + 96 * one.n);
+        text.reserve(128 + (list.ranks ? 160 : 96) * one.n);
         text = "{\"request_id\":\"" + id + "\",\"items\":[";
         for (int64_t i = 0; i < one.n; ++i) {
             text += i ? ",{\"item_id\":" : "{\"item_id\":";
-            add_quoted(text, rows[i]);
+            add_quoted(text, list.rows[i]);
             text += ",\"score\":";
-            add_number(text, static_cast<double>(scores[i]));
+            add_number(text, static_cast<double>(list.scores[i]));
             text += ",\"rank\":";
             add_number(text, i + 1);
-            text += ",\"source\":";
-            text += lists_.source;
+            text += ',';
+            text += told(list, i);
             text += '}';
         }
         text += "],\"model\":";
@@ -325,9 +390,9 @@ class ListMaker {
         const double done = monotonic_ms();
         add_ms(text, done - one.read_ms);
         text += '}';
-        one.spent.ms[3] = static_cast<float>(done - found);
+        one.spent.ms[ENCODE] = static_cast<float>(done - begun);
         one.answered = true;
-        note(one, id, rows, now);
+        note(one, id, list.rows, now);
     }
 
     // The row of an impression in the log, see `EventLog.append_shown`.
@@ -354,8 +419,10 @@ class ListMaker {
     Lists lists_;
     Search search_;
     uint64_t epochs_[MOST_PASS];
-    std::vector<float> vectors_, scores_;
-    std::vector<int32_t> banned_, rows_;
+    std::vector<float> vectors_, scores_, blended_scores_;
+    std::vector<int32_t> banned_, rows_, blended_rows_;
+    std::vector<int8_t> blended_sources_;
+    std::vector<int16_t> blended_ranks_;
     std::vector<int64_t> banned_from_;
     std::vector<const uint8_t *> masks_;
     std::string shown_;

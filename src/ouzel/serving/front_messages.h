@@ -43,25 +43,34 @@ inline void add_ms(std::string &text, double value) {
     text.append(digits, end - digits);
 }
 
+// The steps of an answer; lists are blended only if that was learned.
+enum Step { DECODE, STATE, SEARCH, BLEND, ENCODE, NUM_STEPS };
+
+// What they took, in milliseconds.
+struct Spent {
+    float ms[NUM_STEPS];
+};
+
 // Writes whole answers; of one thread.
 class Replies {
   public:
-    // `body` with its head; `spent_ms` are decode, state, search, encode. It holds until the next call.
-    const std::string &reply(const std::string &body, const float spent_ms[4]) {
+    // `body` with its head. It holds until the next call.
+    const std::string &reply(const std::string &body, const Spent &spent, bool blended) {
         text_ = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ";
         add_number(text_, static_cast<int64_t>(body.size()));
         text_ += "\r\nserver-timing: T;dur=";
-        add_ms(text_, spent_ms[0]);
+        add_ms(text_, spent.ms[DECODE]);
         text_ += ", P;dur=";
-        add_ms(text_, spent_ms[1]);
+        add_ms(text_, spent.ms[STATE]);
         text_ += ", A;dur=";
-        add_ms(text_, spent_ms[2] + spent_ms[3]);
-        static const char *const names[] = {"T-decode", "P-state", "A-search", "A-encode"};
-        for (int i = 0; i < 4; ++i) {
+        add_ms(text_, spent.ms[SEARCH] + spent.ms[BLEND] + spent.ms[ENCODE]);
+        static const char *const names[] = {"T-decode", "P-state", "A-search", "A-blend", "A-encode"};
+        for (int i = 0; i < NUM_STEPS; ++i) {
+            if (i == BLEND && !blended) continue;
             text_ += ", ";
             text_ += names[i];
             text_ += ";dur=";
-            add_ms(text_, spent_ms[i]);
+            add_ms(text_, spent.ms[i]);
         }
         text_ += "\r\nx-content-type-options: nosniff\r\ncache-control: no-store\r\ndate: ";
         text_ += date();

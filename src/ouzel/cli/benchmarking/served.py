@@ -19,7 +19,7 @@ from ouzel.retrieval.exact import ExactIndex
 
 
 def home_row(home: Path, work: Workload) -> dict[str, Any]:
-    """Return the precision of `states`, if lists are `ranked`, and `index_recall@10` and `@100`.
+    """Return how `states` are kept, if lists are `ranked` or `blended`, and what the index finds.
 
     Its engine is made here once more as the server makes it, from the same users, and asked by
     others.
@@ -39,8 +39,10 @@ def home_row(home: Path, work: Workload) -> dict[str, Any]:
     ...     made["load_bundle"]().manifest.graphs = {"query": None}
     ...     made["Chosen"].of.return_value = None
     ...     made["Graphs"].of.return_value.shape.precision = "int8"
-    ...     home_row(Path("home"), work)
-    {'states': 'int8', 'ranked': False, 'index_recall@10': 1.0, 'index_recall@100': 1.0}
+    ...     made["load_bundle"]().manifest.features = {}
+    ...     home_row(Path("home"), work)  # doctest: +NORMALIZE_WHITESPACE
+    {'states': 'int8', 'ranked': False, 'blended': False,
+     'index_recall@10': 1.0, 'index_recall@100': 1.0}
     """
     bundle = load_bundle(BundleStore(home).current())
     graphs, chosen = Graphs.of(bundle), Chosen.of(home, bundle)
@@ -56,8 +58,11 @@ def home_row(home: Path, work: Workload) -> dict[str, Any]:
     expected_BK, _ = exact.search(asked.queries_BD, max(RECALL_KS), exclude=asked.seen)
     recall = measured_recall(engine, expected_BK, asked)
     named = {f"index_{name}": value for name, value in recall.items()}
-    ranked = RANK in bundle.manifest.graphs
-    return {"states": graphs.shape.precision, "ranked": ranked, **named}
+    listed = {
+        "ranked": RANK in bundle.manifest.graphs,
+        "blended": "blend" in bundle.manifest.features,
+    }
+    return {"states": graphs.shape.precision, **listed, **named}
 
 
 def _asked(work: Workload, graphs: Graphs, *, shift: int) -> Asked:
