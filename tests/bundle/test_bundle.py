@@ -31,6 +31,28 @@ def test_what_is_written_is_what_is_read(make_bundle: Make) -> None:
     assert sorted(path.name for path in bundle.path.iterdir()) == sorted(FILES)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="memory is told by Linux")
+def test_arrays_that_rest_take_no_memory_and_stay_what_they_are(tmp_path: Path) -> None:
+    def resident_kb() -> int:
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        told = 0
+        for line in lines:
+            if line.endswith("many.safetensors"):
+                told += next(int(each.split()[1]) for each in lines if each.startswith("Rss:"))
+        return told
+
+    array_N = np.arange(1 << 20, dtype=np.float32)
+    tensors = {"many": {"array_N": array_N}}
+    bundle = write_bundle(tmp_path, manifest_fields=FIELDS, tensors=tensors, graphs={})
+    held_N = bundle.tensors("many")["array_N"]
+    assert held_N.sum() > 0 and resident_kb() >= 4096
+    bundle.rest("others")
+    assert resident_kb() >= 4096
+    bundle.rest("many")
+    assert resident_kb() < 512
+    assert np.array_equal(held_N, array_N)
+
+
 def test_the_digest_is_that_of_the_content(make_bundle: Make) -> None:
     assert make_bundle().digest == make_bundle().digest
     assert make_bundle(seed=8).digest != make_bundle().digest

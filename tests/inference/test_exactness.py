@@ -253,11 +253,7 @@ def test_a_state_in_int8_takes_two_sevenths() -> None:
 def test_output_vectors_are_no_part_of_a_state() -> None:
     """Condition 7: of all graphs, only `score` takes the output side of the item table."""
     graphs = tiny_graphs()
-    takers = {
-        name
-        for name, session in graphs._sessions.items()
-        if "vectors" in {node.name for node in session.get_inputs()}
-    }
+    takers = {name for name in graphs._graphs if "vectors" in graphs._names(name, 0)}
     assert takers == {"score"}
 
 

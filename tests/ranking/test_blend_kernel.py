@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ouzel.events.interactions import History, from_histories
 from ouzel.ranking.blend_kernel import LONGEST_LIST, BlendKernel
 from ouzel.ranking.blending import BLENDED, Blender, BlendSources
+from ouzel.retrieval import popular
 from ouzel.retrieval.popular import PopularSource
 from ouzel.retrieval.types import Candidates, Query, distinct_rows
 from ouzel.retrieval.vmis import VMISConfig, VMISkNN
@@ -34,12 +36,10 @@ def stages(seed, *, config=None, num_rows=N, equal=False):
     neighbours = VMISkNN.fit(from_histories(visits, num_rows=num_rows), config)
     counts = rng.integers(0, 4 if equal else 10**6, (2, num_rows)).astype(np.float32)
     counts[:, rng.integers(1, num_rows)] = -np.inf
-    popular = [
-        PopularSource(line, name=name) for line, name in zip(counts, BLENDED[2:], strict=True)
-    ]
+    lists = [PopularSource(line, name=name) for line, name in zip(counts, BLENDED[2:], strict=True)]
     weights_2SF = rng.integers(-2, 3, (2, 4, 3)) if equal else rng.normal(size=(2, 4, 3))
-    made = BlendSources(Blender(weights_2SF.astype(np.float64)), [neighbours, *popular])
-    plain = BlendSources(Blender(weights_2SF.astype(np.float64)), [neighbours, *popular])
+    made = BlendSources(Blender(weights_2SF.astype(np.float64)), [neighbours, *lists])
+    plain = BlendSources(Blender(weights_2SF.astype(np.float64)), [neighbours, *lists])
     assert made.kernel is not None
     plain.kernel = None
     return made, plain
@@ -110,6 +110,25 @@ def test_a_list_that_is_too_long_for_the_kernel_is_blended_in_arrays():
     same(made.blended(query, found), plain.blended(query, found))
 
 
+def test_a_list_that_was_not_ranked_far_enough_is_made_in_arrays(monkeypatch):
+    monkeypatch.setattr(popular, "HEAD", 150)
+    made, plain = stages(4)
+    rng = np.random.default_rng(3)
+    reached = 0
+    for _ in range(60):
+        query, found = asked(rng)
+        same(made.blended(query, found), plain.blended(query, found))
+        hidden = np.zeros(N, np.bool_)
+        hidden[made._others[1].head[0][:80]] = True
+        query = replace(query, hidden=hidden)
+        reached += made.kernel.blend(query, found.rows_K, found.scores_K) is None
+        same(made.blended(query, found), plain.blended(query, found))
+        # What was marked on the way is unmarked.
+        query = replace(query, hidden=None)
+        same(made.blended(query, found), plain.blended(query, found))
+    assert reached == 60
+
+
 def test_threads_do_not_share_what_is_marked():
     made, plain = stages(5)
     wrong = []
@@ -136,7 +155,7 @@ def test_sources_of_another_kind_have_no_kernel():
     assert isinstance(made.kernel, BlendKernel)
     rows = np.array([0, 5, 9], np.float32)
     lone = VMISkNN.fit(from_histories([], num_rows=2))
-    popular = PopularSource(rows)
+    many = PopularSource(rows)
     # Popular rows that the neighbours have no numbers for.
-    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, popular, popular], breadth=100) is None
-    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, popular], breadth=100) is None
+    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, many, many], breadth=100) is None
+    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, many], breadth=100) is None

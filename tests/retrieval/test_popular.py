@@ -56,3 +56,23 @@ def test_source_skips_padding_forbidden_and_minus_infinity():
     assert found.names == ("trending",)
     query = Query(k=2, now_ms=0, forbidden=rows(2, 3, 77))
     assert source.candidates(query, 2).rows_K.tolist() == [4, 1]
+
+
+def test_a_long_list_is_kept_in_part_and_gives_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 50, 400).astype(np.float32)
+    whole = PopularSource(scores)
+    monkeypatch.setattr("ouzel.retrieval.popular.HEAD", 30)
+    part = PopularSource(scores)
+    assert whole.whole and not part.whole and len(part.head[0]) == 30
+    np.testing.assert_array_equal(part.head[0], whole.head[0][:30])
+    for forbidden, hides in ((0, 0.0), (10, 0.0), (200, 0.0), (50, 0.9), (0, 1.0)):
+        query = Query(
+            k=20,
+            now_ms=0,
+            forbidden=np.sort(whole.head[0][:forbidden]),
+            hidden=rng.random(400) < hides if hides else None,
+        )
+        ours, theirs = part.candidates(query, 20), whole.candidates(query, 20)
+        np.testing.assert_array_equal(ours.rows_K, theirs.rows_K)
+        np.testing.assert_array_equal(ours.scores_K, theirs.scores_K)

@@ -76,7 +76,7 @@ def write_home(
             manifest_fields={
                 **_fields(log.catalog.digest(NUM_ROWS), precision),
                 "features": features,
-                "graphs": graph_signatures(files) if ranker else {},
+                "graphs": graph_signatures(files),
             },
             tensors={
                 "inputs": input_tensors(graphs.table.whole(), graphs.item(np.arange(NUM_ROWS))),

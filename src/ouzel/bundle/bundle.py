@@ -28,7 +28,7 @@ from ouzel.bundle.manifest import (
     digest_of,
     encode_manifest,
 )
-from ouzel.bundle.tensors import read_tensors, write_tensors
+from ouzel.bundle.tensors import let_go, read_tensors, write_tensors
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".writing-"
@@ -63,6 +63,12 @@ class Bundle:
         """
         arrays = read_tensors(self._file(name, ".safetensors"))
         return {key: self._held.setdefault((name, key), array) for key, array in arrays.items()}
+
+    def rest(self, *names: str) -> None:
+        """Say that arrays of these names, which stay what they are, will seldom be read again."""
+        for (name, _), array in list(self._held.items()):
+            if name in names:
+                let_go(array)
 
     def graph(self, name: str) -> Path:
         """Return the path of `NAME.onnx`.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,26 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         return {name: _view(mapped[start:], entry) for name, entry in header.items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is no safetensors file: {error}") from None
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Let the system have the memory of a file back that an array of `read_tensors` is a view of.
+
+    What is read of it again is read from the file again, or from what the system kept of it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(Path(folder) / "x", {"a": np.eye(2, dtype=np.float32)})
+    ...     array = read_tensors(Path(folder) / "x")["a"]
+    ...     let_go(array)
+    ...     array.tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _view(data: NDArray[np.uint8], entry: dict[str, Any]) -> NDArray[Any]:

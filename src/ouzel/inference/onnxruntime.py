@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ouzel.bundle.bundle import Bundle
+from ouzel.bundle.manifest import GraphSignature
 from ouzel.features.batches import PaddedHistories
 from ouzel.features.states import MOST_WAITING, Column, Precision, StateShape
 from ouzel.inference.gated_steps import GatedSteps
 from ouzel.inference.input_table import InputTable
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Array = NDArray[Any]
 
@@ -46,7 +50,11 @@ Compiled = tuple[Mapping[str, Array], Mapping[str, Array]]
 
 
 class Graphs:
-    """The graph sessions and the frozen input side of the item table that they read."""
+    """The graph sessions and the frozen input side of the item table that they read.
+
+    A session is made when its graph first runs, and ONNX Runtime loaded for the first of them:
+    never, where a kernel serves and the Bundle says what the graphs take.
+    """
 
     def __init__(
         self,
@@ -55,16 +63,18 @@ class Graphs:
         *,
         threads: int = 1,
         compiled: Compiled | None = None,
+        signatures: Mapping[str, GraphSignature] | None = None,
     ) -> None:
-        self._sessions = {name: _session(graph, threads) for name, graph in graphs.items()}
+        self._graphs = graphs
+        self._threads = threads
+        self._sessions: dict[str, InferenceSession] = {}
+        self._signatures = signatures or {}
         self.table = table if isinstance(table, InputTable) else InputTable(table)
         self.shape = self._state_shape()
         if "rows" in self.shape.columns:
             # Its graphs read the rows of events that a state holds, not only those they are given.
             self.table = InputTable(self.table.whole())
-        self._cache_names = self._names("append", 5)
-        self._last_layer_names = self._names("query", 5)
-        self.counts_from_start = "start" in self._names("encode", 0)
+        self.counts_from_start = "start" in self._inputs("encode")
         """Whether positions count from the first event; in older Bundles, from what is encoded."""
         self.steps = None if compiled is None else GatedSteps.of(self.shape, *compiled)
         """The kernel in place of the graphs `append` and `query`, None: they serve."""
@@ -77,7 +87,13 @@ class Graphs:
         if STEPS_FILE in bundle.manifest.files:
             compiled = bundle.tensors("weights"), bundle.tensors("steps")
         graphs = {name: bundle.graph(name) for name in names}
-        return cls(graphs, InputTable.of(bundle), threads=threads, compiled=compiled)
+        return cls(
+            graphs,
+            InputTable.of(bundle),
+            threads=threads,
+            compiled=compiled,
+            signatures=bundle.manifest.graphs,
+        )
 
     def without_kernel(self) -> Graphs:
         """Return the same graphs, all of which serve themselves.
@@ -236,8 +252,21 @@ class Graphs:
         return np.asarray(self._run("item", {"rows": rows_M, "table": table})[0])
 
     def _run(self, name: str, feeds: dict[str, Array]) -> list[Array]:
-        outputs: list[Array] = self._sessions[name].run(None, feeds)
+        outputs: list[Array] = self._session(name).run(None, feeds)
         return outputs
+
+    def _session(self, name: str) -> InferenceSession:
+        if name not in self._sessions:
+            self._sessions[name] = _session(self._graphs[name], self._threads)
+        return self._sessions[name]
+
+    @cached_property
+    def _cache_names(self) -> tuple[str, ...]:
+        return self._names("append", 5)
+
+    @cached_property
+    def _last_layer_names(self) -> tuple[str, ...]:
+        return self._names("query", 5)
 
     def _last_layer(self, cache: Sequence[Array]) -> Iterable[tuple[str, Array]]:
         names = self._last_layer_names
@@ -245,19 +274,29 @@ class Graphs:
 
     def _names(self, graph: str, first: int) -> tuple[str, ...]:
         """Return the names of a graph's inputs from the place `first` on: those of the cache."""
-        return tuple(node.name for node in self._sessions[graph].get_inputs()[first:])
+        return tuple(node.name for node in self._session(graph).get_inputs()[first:])
+
+    def _inputs(self, graph: str) -> Mapping[str, Sequence[Any]]:
+        """Return the dimensions of a graph's inputs by name: numbers, and names where they vary."""
+        if graph in self._signatures:
+            return self._signatures[graph].inputs
+        return {node.name: node.shape for node in self._session(graph).get_inputs()}
 
     def _state_shape(self) -> StateShape:
-        inputs = {node.name: node for node in self._sessions["append"].get_inputs()}
+        inputs = self._inputs("append")
         columns = tuple(name for name in COLUMNS if name in inputs)
-        size = inputs["state"].shape[1] if "state" in inputs else 0
+        size = inputs["state"][1] if "state" in inputs else 0
         num_layers = sum(name.startswith("keys_") for name in inputs)
         if not num_layers:
-            window = inputs[columns[0]].shape[1] if columns else MOST_WAITING
+            window = inputs[columns[0]][1] if columns else MOST_WAITING
             return StateShape(0, 1, self.table.dim, window, columns=columns, size=size)
-        _, heads, head_size, window = inputs["keys_0"].shape
-        precision = _PRECISIONS[inputs["keys_0"].type]
+        _, heads, head_size, window = inputs["keys_0"]
+        precision: Precision = "int8" if "key_scales_0" in inputs else self._told_precision()
         return StateShape(num_layers, heads, head_size, window, precision, columns, size)
+
+    def _told_precision(self) -> Precision:
+        types = {node.name: node.type for node in self._session("append").get_inputs()}
+        return _PRECISIONS[types["keys_0"]]
 
 
 class FieldsGraph:
@@ -286,7 +325,9 @@ class FieldsGraph:
         return np.asarray(self._session.run(None, feeds)[0], np.float32)
 
 
-def _session(graph: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
+def _session(graph: Path | bytes, threads: int) -> InferenceSession:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

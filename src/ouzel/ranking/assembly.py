@@ -243,6 +243,7 @@ def standard_stages(
     kept: KeptLists | None = None,
     *,
     weights: Mapping[str, float] | None = None,
+    popular: Mapping[str, Source] | None = None,
 ) -> list[Stage]:
     """Return the stages of the request path, in order.
 
@@ -250,7 +251,7 @@ def standard_stages(
 
     What finds items depends on the kind of the model; what comes after it does not. A Bundle with
     a ranker has its scores after the filter; `weights` are those of its actions, see
-    `ouzel.ranking.scoring.action_weights`.
+    `ouzel.ranking.scoring.action_weights`. `popular` are its `popular_sources`, if they were made.
 
     >>> from types import SimpleNamespace
     >>> import numpy as np
@@ -274,7 +275,9 @@ def standard_stages(
         raise ValueError(
             f"weights are {dict(weights)}, but this model has no ranker: train with a ranker"
         )
-    neighbours, popular = VMISkNN.from_tensors(bundle.tensors("vmis")), popular_sources(bundle)
+    neighbours = VMISkNN.from_tensors(bundle.tensors("vmis"))
+    if popular is None:
+        popular = popular_sources(bundle)
     return [
         *_finding(bundle, states, partial(item_index, samples=samples, chosen=chosen, kept=kept)),
         *_blending(bundle, [neighbours, *popular.values()]),

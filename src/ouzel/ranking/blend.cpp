@@ -19,6 +19,7 @@ namespace {
 using namespace ouzel;
 
 constexpr int64_t MATCH_REACH = 10;
+constexpr int64_t OUT_OF_REACH = -2;
 constexpr uint32_t SIGN = uint32_t{1} << 31;
 constexpr int32_t BANNED = INT32_MIN / 2;  // votes on top of it stay far below 0
 
@@ -79,11 +80,16 @@ class Blender {
         ban(blend, asked, BANNED);
         of_neighbours(blend, asked);
         unite(blend, 1);
+        bool whole = true;
         for (int64_t list = 0; list < 2; ++list) {
-            of_popular(blend, asked, list);
+            whole = of_popular(blend, asked, list) && whole;
             unite(blend, 2 + list);
         }
         ban(blend, asked, 0);
+        if (!whole) {
+            for (const Item &item : items_) places_[item.row] = 0;
+            return OUT_OF_REACH;
+        }
         return write(asked);
     }
 
@@ -128,7 +134,7 @@ class Blender {
                 overlap += there ? i + 1 : 0;
                 place = there ? i + 1 : place;
                 at[i] -= there;
-                const int64_t next = blend.postings[at[i] > 0 ? at[i] : 0];
+                const int32_t next = blend.postings[at[i] > 0 ? at[i] : 0];
                 newest[i] = at[i] >= from[i] ? next : -1;
             }
             // Greater for a larger overlap, then for a newer session.
@@ -204,14 +210,16 @@ class Blender {
         return static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(INT32_MAX - row);
     }
 
-    void of_popular(const Blend &blend, const Blending &asked, int64_t list) {
+    // Returns whether the list has as many as are wanted, or ends.
+    bool of_popular(const Blend &blend, const Blending &asked, int64_t list) {
         proposed_.clear();
         const int32_t *rows = blend.popular_rows[list];
         for (int64_t i = 0; i < blend.num_popular[list]; ++i) {
-            if (static_cast<int64_t>(proposed_.rows.size()) >= blend.breadth) break;
+            if (static_cast<int64_t>(proposed_.rows.size()) >= blend.breadth) return true;
             if (votes_[rows[i]] < 0 || hidden(asked, rows[i])) continue;
             proposed_.add(rows[i], blend.popular_scores[list][i]);
         }
+        return blend.whole[list] || static_cast<int64_t>(proposed_.rows.size()) >= blend.breadth;
     }
 
     void unite(const Blend &blend, int64_t source) {
@@ -275,7 +283,8 @@ extern "C" {
 // Who was built for another layout must not call.
 int64_t ouzel_blend_bytes() { return 1000 * sizeof(ouzel::Blend) + sizeof(ouzel::Blending); }
 
-// Returns the length of the list, 0 if the model proposes nothing, -1 if there was not enough memory.
+// Returns the length of the list, 0 if the model proposes nothing, -1 if there was not enough memory,
+// OUT_OF_REACH if a popular list that is not whole has too few that may be shown.
 int64_t ouzel_blend(const void *blend, const void *asked) {
     try {
         thread_local Blender blender;

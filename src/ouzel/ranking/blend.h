@@ -17,12 +17,12 @@ constexpr int64_t LONGEST_LIST = 1024; // of the model
 // The same for every list. postings (P) are session numbers, ascending, those of row n from
 // postings_from[n] to postings_from[n + 1] (N + 1); session_rows (I) the rows of sessions, those of
 // session s from sessions_from[s] to sessions_from[s + 1]; idf (N). Of both popular lists: rows and
-// scores (R), best first. weights (2, 4, 3): of every history, of short ones. minus_log (LONGEST_LIST):
+// scores (R), best first, and whether that is all of the list. weights (2, 4, 3): of every history, of short ones. minus_log (LONGEST_LIST):
 // -log of the ranks from 1. `breadth` is how many each source proposes.
 struct Blend {
     int64_t num_rows;
     const int64_t *postings_from;
-    const int64_t *postings;
+    const int32_t *postings;
     const int64_t *sessions_from;
     const int32_t *session_rows;
     const float *idf;
@@ -32,6 +32,7 @@ struct Blend {
     const int32_t *popular_rows[2];
     const float *popular_scores[2];
     int64_t num_popular[2];
+    int64_t whole[2];
     const double *weights;
     const float *minus_log;
     int64_t breadth;

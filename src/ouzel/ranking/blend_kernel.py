@@ -54,7 +54,7 @@ class BlendKernel:
         if self._kernel is None:
             raise ValueError("there is no kernel of blends on this machine: blend in arrays")
         known = neighbours.neighbourhood
-        if any(rows_R.max(initial=0) >= len(known.idf_N) for rows_R, _ in _ranked(popular)):
+        if any(len(source.scores_N) > len(known.idf_N) for source in popular):
             raise ValueError("popular lists have rows that neighbours do not know: train again")
         self._most = len(BLENDED_WITH) * breadth
         self._kept: list[NDArray[Any]] = []
@@ -62,7 +62,7 @@ class BlendKernel:
         blend = _Blend(
             num_rows=len(known.idf_N),
             postings_from=self._keep(known.starts_N1, np.int64),
-            postings=self._keep(known.postings_P, np.int64),
+            postings=self._keep(known.postings_P, np.int32),
             sessions_from=self._keep(sessions.offsets_S1, np.int64),
             session_rows=self._keep(sessions.rows_I, np.int32),
             idf=self._keep(known.idf_N, np.float32),
@@ -73,7 +73,9 @@ class BlendKernel:
             minus_log=self._keep(-np.log(np.arange(1.0, LONGEST_LIST + 1)), np.float32),
             breadth=breadth,
         )
-        for place, (rows_R, scores_R) in enumerate(_ranked(popular)):
+        for place, source in enumerate(popular):
+            rows_R, scores_R = source.head
+            blend.whole[place] = source.whole
             blend.popular_rows[place] = self._keep(rows_R, np.int32)
             blend.popular_scores[place] = self._keep(scores_R, np.float32)
             blend.num_popular[place] = len(rows_R)
@@ -105,8 +107,10 @@ class BlendKernel:
 
     def blend(
         self, query: Query, rows_K: NDArray[np.int32], scores_K: NDArray[np.float32]
-    ) -> Columns:
+    ) -> Columns | None:
         """Return the union of the model's list and what others propose for a query, best first.
+
+        None: more is forbidden than the kernel knows of a popular list.
 
         Raises:
             MemoryError: there is not enough memory.
@@ -141,6 +145,8 @@ class BlendKernel:
             *(address_of(column) for column in columns),
         )
         count = self._kernel.ouzel_blend(ctypes.byref(self._blend), ctypes.byref(asked))
+        if count == _OUT_OF_REACH:
+            return None
         if count < 0:
             raise MemoryError("not enough memory to blend a list: ask for fewer items")
         rows_T, scores_T, sources_T, ranks_TS = columns
@@ -160,10 +166,7 @@ class BlendKernel:
         return address_of(kept)
 
 
-def _ranked(
-    popular: Sequence[PopularSource],
-) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    return [source.ranked for source in popular]
+_OUT_OF_REACH = -2
 
 
 class _Blend(ctypes.Structure):
@@ -182,6 +185,7 @@ class _Blend(ctypes.Structure):
         ("popular_rows", ctypes.c_void_p * 2),
         ("popular_scores", ctypes.c_void_p * 2),
         ("num_popular", ctypes.c_int64 * 2),
+        ("whole", ctypes.c_int64 * 2),
         ("weights", ctypes.c_void_p),
         ("minus_log", ctypes.c_void_p),
         ("breadth", ctypes.c_int64),

@@ -166,7 +166,8 @@ class BlendSources(Stage):
         told = found if len(known) == len(found) else found.take(known)
         if self.kernel is not None and len(told) <= LONGEST_LIST:
             columns = self.kernel.blend(query, told.rows_K, told.scores_K)
-            return Candidates(*columns[:3], (found.names[0], *BLENDED[1:]), columns[3])
+            if columns is not None:
+                return Candidates(*columns[:3], (found.names[0], *BLENDED[1:]), columns[3])
         return self._by_arrays(query, told)
 
     def _by_arrays(self, query: Query, told: Candidates) -> Candidates:

@@ -16,6 +16,9 @@ RECENT_WINDOW_MS = 7 * 24 * 3600 * 1000
 """A week: what "recent" means, as served and as a baseline. Of 1, 3, 7, 14 and 30 days it had the
 best recall@10 on validation events of ML-1M and the second best on those of MovieTweetings."""
 
+HEAD = 1 << 16
+"""How much of a ranked list is kept. Who is forbidden more than that has all of it ranked anew."""
+
 
 def popular_scores(x: Interactions) -> NDArray[np.float32]:
     """Return the number of interactions of each row, (N,) float32; 0 for padding.
@@ -84,25 +87,34 @@ class PopularSource:
     def __init__(self, scores_N: NDArray[np.float32], *, name: str = "popular") -> None:
         self.name = name
         self.scores_N = scores_N
-        order = top_k(scores_N, len(scores_N))
-        self._rows_R = order[order > 0].astype(np.int32)
-        self._scores_R = scores_N[self._rows_R].astype(np.float32)
+        self._head_R = self._ranked(HEAD)
+        self.whole = len(scores_N) <= HEAD
 
     @property
-    def ranked(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the whole list: rows and scores (R,), best first."""
-        return self._rows_R, self._scores_R
+    def head(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the first rows of the list and their scores (R,): all, if it is `whole`."""
+        return self._head_R, self.scores_N[self._head_R].astype(np.float32)
 
     def candidates(self, query: Query, k: int) -> Candidates:
         """Return the k best rows that the query does not forbid."""
+        found = self._allowed(self._head_R, query, k)
+        if len(found) < k and not self.whole:
+            found = self._allowed(self._ranked(len(self.scores_N)), query, k)
+        return Candidates.of(self.name, found, self.scores_N[found])
+
+    def _ranked(self, count: int) -> NDArray[np.int32]:
+        order = top_k(self.scores_N, count)
+        return order[order > 0].astype(np.int32)
+
+    @staticmethod
+    def _allowed(rows_R: NDArray[np.int32], query: Query, k: int) -> NDArray[np.int32]:
         reach = k + len(query.forbidden)
         while True:
-            rows = self._rows_R[:reach]
+            rows = rows_R[:reach]
             shown = ~np.isin(rows, query.forbidden)
             if query.hidden is not None:
                 shown &= visible(rows, query.hidden)
             allowed = np.flatnonzero(shown)[:k]
-            if len(allowed) == k or reach >= len(self._rows_R):
-                break
+            if len(allowed) == k or reach >= len(rows_R):
+                return rows[allowed]
             reach *= 4
-        return Candidates.of(self.name, rows[allowed], self._scores_R[allowed])

@@ -44,14 +44,14 @@ class Sessions:
         before = np.cumsum(lengths) - lengths
         return self.rows_I[np.repeat(starts - before, lengths) + np.arange(lengths.sum())], lengths
 
-    def newest_per_item(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def newest_per_item(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return offsets (N + 1,) and, ascending, each row's `count` newest sessions (P,)."""
         sessions_I = np.repeat(np.arange(len(self)), np.diff(self.offsets_S1))
         order = np.argsort(self.rows_I, kind="stable")
         counts_N = np.bincount(self.rows_I, minlength=self.num_rows)
         from_end = np.repeat(np.cumsum(counts_N), counts_N) - np.arange(len(order))
         kept_N1 = np.concatenate([[0], np.cumsum(np.minimum(counts_N, count))])
-        return kept_N1.astype(np.int64), sessions_I[order][from_end <= count].astype(np.int64)
+        return kept_N1.astype(np.int64), sessions_I[order[from_end <= count]].astype(np.int32)
 
     def to_tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return `offsets` (S + 1,), `rows` (I,) and `num_rows` (1,)."""

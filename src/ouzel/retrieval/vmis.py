@@ -58,7 +58,7 @@ class Neighbourhood(NamedTuple):
     """
 
     starts_N1: NDArray[np.int64]
-    postings_P: NDArray[np.int64]
+    postings_P: NDArray[np.int32]
     sessions: Sessions
     idf_N: NDArray[np.float32]
     config: VMISConfig
@@ -132,7 +132,7 @@ class VMISkNN:
     def _neighbours(self, recent: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the neighbour sessions and their votes; `recent` is newest last."""
         lists = [
-            (self._postings_P[self._starts_N1[row] : self._starts_N1[row + 1]] << 8) | position
+            (self._newest_sessions(row) << 8) | position
             for position, row in enumerate(recent.tolist(), 1)
         ]
         if not lists:
@@ -149,6 +149,10 @@ class VMISkNN:
         best = np.argsort((overlaps << 32) | np.arange(len(ends)))[-self._config.neighbours :]
         newest_shared = len(recent) + 1 - positions[ends[best]]
         return packed[ends[best]] >> 8, overlaps[best] * (MATCH_REACH - newest_shared)
+
+    def _newest_sessions(self, row: int) -> NDArray[np.int64]:
+        first, end = self._starts_N1[row : row + 2]
+        return self._postings_P[first:end].astype(np.int64)
 
     def candidates(self, query: Query, k: int) -> Candidates:
         """Return the k rows with most votes for the query's history, none forbidden."""

@@ -33,6 +33,7 @@ from ouzel.serving.child import core_numbers
 from ouzel.serving.direct import Direct
 from ouzel.serving.draining import Draining
 from ouzel.serving.live import Live
+from ouzel.serving.memory import give_back
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
 from ouzel.serving.stream import Stream
@@ -178,6 +179,7 @@ class Engine:
         for request in asked:
             self.answers.rank([request], [Timing()])
         gc.collect()
+        give_back()
         # What lives now lives as long as the server: the collector need not visit it again.
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)

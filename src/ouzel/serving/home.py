@@ -114,14 +114,19 @@ def _assemble(
         )
     samples = sample_histories(log, valued=reads_values(bundle))
     chosen, kept = Chosen.of(home, bundle), KeptLists(home, bundle.digest)
-    stages = standard_stages(bundle, states, samples, chosen, kept, weights=weights)
+    popular = popular_sources(bundle)
+    stages = standard_stages(
+        bundle, states, samples, chosen, kept, weights=weights, popular=popular
+    )
     pipeline = Pipeline(stages)
+    # Sorted and ranked whole, they are read in a few places from now on.
+    bundle.rest("vmis", "popular")
     return Parts(
         log=log,
         states=states,
         pipeline=pipeline,
         encoder=None if graphs is None else fork_encoder(graphs),
-        popular=dict(popular_sources(bundle)),
+        popular=dict(popular),
         model=ModelName(bundle.manifest.model, bundle.version),
         num_rows=num_rows,
         visitors=visitors,
