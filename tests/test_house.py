@@ -134,3 +134,15 @@ def test_the_changelog_begins_with_this_version() -> None:
 def test_doctests_are_part_of_the_default_suite(request: pytest.FixtureRequest) -> None:
     assert "src" in request.config.getini("testpaths")
     assert request.config.getoption("--doctest-modules")
+
+
+def test_whatever_compiled_code_includes_is_in_the_source_distribution():
+    """What is not named is left out of it, and then there is quietly no kernel."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for module in told["ext-modules"]:
+        named = {ROOT / file for file in (*module["sources"], *module.get("depends", []))}
+        for file in sorted(named):
+            for line in file.read_text().splitlines():
+                if line.startswith('#include "'):
+                    included = (file.parent / line.split('"')[1]).resolve()
+                    assert included in named, f"{module['name']}: {included} is not in `depends`"

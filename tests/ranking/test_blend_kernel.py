@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ouzel.events.interactions import History, from_histories
+from ouzel.ranking import blend_kernel
 from ouzel.ranking.blend_kernel import LONGEST_LIST, BlendKernel
 from ouzel.ranking.blending import BLENDED, Blender, BlendSources
 from ouzel.retrieval import popular
@@ -157,5 +159,20 @@ def test_sources_of_another_kind_have_no_kernel():
     lone = VMISkNN.fit(from_histories([], num_rows=2))
     many = PopularSource(rows)
     # Popular rows that the neighbours have no numbers for.
-    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, many, many], breadth=100) is None
-    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, many], breadth=100) is None
+    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, many, many]) is None
+    assert BlendKernel.of(np.zeros((2, 4, 3)), [lone, many]) is None
+
+
+def test_a_build_of_another_layout_is_not_used(monkeypatch):
+    monkeypatch.setattr(blend_kernel, "LAYOUT", blend_kernel.LAYOUT + 1)
+    blend_kernel._kernel.cache_clear()
+    assert not BlendKernel.works()
+    blend_kernel._kernel.cache_clear()
+
+
+def test_for_want_of_memory_no_list_is_made_of_what_lies_there(monkeypatch):
+    made, _ = stages(0)
+    query, found = asked(np.random.default_rng(0))
+    monkeypatch.setattr(made.kernel, "_kernel", SimpleNamespace(ouzel_blend=lambda *_: -1))
+    with pytest.raises(MemoryError, match="not enough memory to blend"):
+        made.blended(query, found)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ouzel.events.interactions import History
-from ouzel.ranking.blending import BLENDED, BREADTH, Blender, BlendSources, ranks_of, union_of
+from ouzel.ranking.blend_kernel import BREADTH
+from ouzel.ranking.blending import BLENDED, Blender, BlendSources, ranks_of, union_of
 from ouzel.ranking.fusion import proposers, ranks
 from ouzel.ranking.pipeline import Pipeline, Work
 from ouzel.ranking.stages import TopK

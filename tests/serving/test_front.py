@@ -10,6 +10,9 @@ import time
 import numpy as np
 import pytest
 
+from ouzel.ranking import blend_kernel, blending
+from ouzel.ranking.blending import BlendSources
+from ouzel.retrieval import popular
 from ouzel.serving import front
 from ouzel.serving.front import Front
 from ouzel.serving.front_door import FrontDoor
@@ -236,6 +239,50 @@ def test_there_is_none_where_it_could_not_keep_its_promise(tmp_path, monkeypatch
     write_home(tmp_path / "c", compiled=True)
     many = open_home(tmp_path / "c", state_bytes=1 << 20, workers=2)
     assert FrontDoor.of(many) is None
+    blended = opened(tmp_path / "d", monkeypatch, blended=True)
+    assert FrontDoor.of(blended) is not None
+    kernel = blended.direct._search.blend.kernel
+    monkeypatch.setattr(kernel, "num_rows", kernel.num_rows + 1)  # of more than have vectors
+    assert FrontDoor.of(blended) is None
+    monkeypatch.setattr(blended.direct._search.blend, "kernel", None)
+    assert FrontDoor.of(blended) is None
+
+
+def test_lists_longer_than_what_sources_propose_are_those_of_uvicorn(tmp_path, monkeypatch, moment):
+    monkeypatch.setattr(blend_kernel, "BREADTH", 4)
+    monkeypatch.setattr(blending, "BREADTH", 4)
+    monkeypatch.setattr(BlendSources, "breadth", 4)
+    with at_the_door(opened(tmp_path, monkeypatch, blended=True)) as client:
+        for user in USERS:
+            direct(client, {"user_id": user, "n": 9})
+        before = answered(client)
+        for n in (1, 4, 5, 9):
+            answer = direct(client, {"user_id": "u1", "n": n})
+            moment(answer)
+            assert answer[2]["items"] == usual(client, {"user_id": "u1", "n": n})[2]["items"]
+            assert len(answer[2]["items"]) == n
+        assert answered(client) == before + 4
+
+
+def test_a_popular_list_that_is_not_known_far_enough_is_for_the_interpreter(tmp_path, monkeypatch):
+    monkeypatch.setattr(popular, "HEAD", 20)  # with a breadth of 100
+    with at_the_door(opened(tmp_path, monkeypatch, blended=True)) as client:
+        for _ in range(3):
+            answer = direct(client, {"user_id": "u1", "n": 9})
+            assert items(answer) == items(usual(client, {"user_id": "u1", "n": 9}))
+            assert answer[2]["degraded"] is None
+        assert answered(client) == 0
+
+
+def test_who_was_pushed_out_is_let_in_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(front, "USER_BYTES", 600)  # one user
+    with at_the_door(opened(tmp_path, monkeypatch)) as client:
+        direct(client, {"user_id": "u1", "n": 9})
+        direct(client, {"user_id": "u2", "n": 9})  # u1 has to go
+        before = answered(client)
+        for _ in range(3):
+            direct(client, {"user_id": "u1", "n": 9})
+        assert answered(client) == before + 2
 
 
 def test_a_build_of_another_layout_is_not_used(monkeypatch):

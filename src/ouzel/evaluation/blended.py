@@ -15,7 +15,8 @@ from ouzel.evaluation.baselines import vmis_scorer
 from ouzel.evaluation.metrics import unseen_scores
 from ouzel.evaluation.protocol import Scorer
 from ouzel.events.interactions import History, Interactions
-from ouzel.ranking.blending import BLENDED, BREADTH, Blender, Ordered, ranks_of, union_of
+from ouzel.ranking.blend_kernel import BREADTH
+from ouzel.ranking.blending import BLENDED, Blender, Ordered, ranks_of, union_of
 from ouzel.ranking.fusion import fused_scores
 from ouzel.retrieval.popular import RECENT_WINDOW_MS, popular_scores, recent_popular_scores
 from ouzel.retrieval.topk import top_k

@@ -280,8 +280,7 @@ class Blender {
 
 extern "C" {
 
-// Who was built for another layout must not call.
-int64_t ouzel_blend_bytes() { return 1000 * sizeof(ouzel::Blend) + sizeof(ouzel::Blending); }
+int64_t ouzel_blend_layout() { return ouzel::blend_layout(); }
 
 // Returns the length of the list, 0 if the model proposes nothing, -1 if there was not enough memory,
 // OUT_OF_REACH if a popular list that is not whole has too few that may be shown.

@@ -12,13 +12,15 @@ namespace ouzel {
 constexpr int64_t NUM_SOURCES = 4;     // the model, neighbours, what is popular, what is so lately
 constexpr int64_t NUM_FEATURES = 3;
 constexpr int64_t MOST_LAST = 9;       // items of a history that neighbours are looked for by
-constexpr int64_t LONGEST_LIST = 1024; // of the model
+constexpr int64_t LONGEST_LIST = 1024; // of a source
+constexpr int64_t BLEND_LAYOUT = 2;    // changes with what the structs below hold
 
 // The same for every list. postings (P) are session numbers, ascending, those of row n from
 // postings_from[n] to postings_from[n + 1] (N + 1); session_rows (I) the rows of sessions, those of
 // session s from sessions_from[s] to sessions_from[s + 1]; idf (N). Of both popular lists: rows and
-// scores (R), best first, and whether that is all of the list. weights (2, 4, 3): of every history, of short ones. minus_log (LONGEST_LIST):
-// -log of the ranks from 1. `breadth` is how many each source proposes.
+// scores (R), best first, and whether that is all of the list. weights (2, 4, 3): of every history, of
+// short ones. minus_log (LONGEST_LIST): -log of the ranks from 1. `breadth` is how many each source
+// proposes.
 struct Blend {
     int64_t num_rows;
     const int64_t *postings_from;
@@ -41,7 +43,7 @@ struct Blend {
 // One list: the history's rows, oldest first, of which the newest few count, and how many events it
 // has; rows (F) that may not be shown, sorted; a mask (N) of what nobody may see, or null; the model's
 // list (K), best first. Written are `most` (T) rows, scores, the first source that proposes each, and
-// the ranks (T, 4) that they gave it, 0: it did not propose it.
+// the ranks (T, 4) that they gave it, 0: it did not propose it. K is at most LONGEST_LIST.
 struct Blending {
     const int32_t *history;
     int64_t num_history;
@@ -59,6 +61,12 @@ struct Blending {
     int8_t *sources;
     int16_t *ranks;
 };
+
+// Who was built for other structs must not call.
+inline int64_t blend_layout() {
+    return 1000 * BLEND_LAYOUT + 10 * static_cast<int64_t>(sizeof(Blend)) +
+           static_cast<int64_t>(sizeof(Blending));
+}
 
 // Writes the newest distinct rows of a history, at most `last`, oldest first; returns how many.
 inline int64_t last_distinct(const int32_t *history, int64_t length, int64_t num_rows, int64_t last,

@@ -25,7 +25,13 @@ from ouzel.retrieval.types import Query, Source
 from ouzel.retrieval.vmis import VMISkNN
 
 LONGEST_LIST = 1024
-"""Most items of the model's list."""
+"""Most items of the list of a source."""
+
+BREADTH = 100
+"""How many items each source proposes."""
+
+LAYOUT = 2
+"""Changes with what the structures of the kernel hold."""
 
 BLENDED_WITH = ("vmis", "popular", "recent")
 """What is blended with a model, in this order."""
@@ -35,32 +41,22 @@ Columns = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int8], NDArra
 
 
 class BlendKernel:
-    """Blends as `BlendSources` does, to the bit; of one thread at a time."""
+    """Blends as `BlendSources` does, to the bit; any thread may call it."""
 
     def __init__(
         self,
         weights_2SF: NDArray[np.float64],
         neighbours: VMISkNN,
         popular: Sequence[PopularSource],
-        *,
-        breadth: int,
     ) -> None:
-        """Make the kernel; `popular` are two lists, `breadth` is how many each source proposes.
-
-        Raises:
-            ValueError: there is no kernel here, or the sources are of different catalogues.
-        """
+        """Make the kernel; `popular` are two lists of rows that the neighbours know."""
         self._kernel = _kernel()
-        if self._kernel is None:
-            raise ValueError("there is no kernel of blends on this machine: blend in arrays")
         known = neighbours.neighbourhood
-        if any(len(source.scores_N) > len(known.idf_N) for source in popular):
-            raise ValueError("popular lists have rows that neighbours do not know: train again")
-        self._most = len(BLENDED_WITH) * breadth
+        self.num_rows = len(known.idf_N)
         self._kept: list[NDArray[Any]] = []
         sessions = known.sessions
         blend = _Blend(
-            num_rows=len(known.idf_N),
+            num_rows=self.num_rows,
             postings_from=self._keep(known.starts_N1, np.int64),
             postings=self._keep(known.postings_P, np.int32),
             sessions_from=self._keep(sessions.offsets_S1, np.int64),
@@ -71,7 +67,7 @@ class BlendKernel:
             last=known.config.last,
             weights=self._keep(weights_2SF, np.float64),
             minus_log=self._keep(-np.log(np.arange(1.0, LONGEST_LIST + 1)), np.float32),
-            breadth=breadth,
+            breadth=BREADTH,
         )
         for place, source in enumerate(popular):
             rows_R, scores_R = source.head
@@ -82,23 +78,19 @@ class BlendKernel:
         self._blend = blend
 
     @classmethod
-    def of(
-        cls, weights_2SF: NDArray[np.float64], others: Sequence[Source], *, breadth: int
-    ) -> Self | None:
+    def of(cls, weights_2SF: NDArray[np.float64], others: Sequence[Source]) -> Self | None:
         """Return the kernel for what is blended with a model, None if arrays are to do it.
 
-        >>> BlendKernel.of(np.zeros((2, 4, 3)), [], breadth=100) is None
+        >>> BlendKernel.of(np.zeros((2, 4, 3)), []) is None
         True
         """
         match others:
             case (VMISkNN() as neighbours, PopularSource() as popular, PopularSource() as recent):
-                pass
+                lists = popular, recent
             case _:
                 return None
-        try:
-            return cls(weights_2SF, neighbours, (popular, recent), breadth=breadth)
-        except ValueError:
-            return None
+        fits = all(len(each.scores_N) <= neighbours.num_rows for each in lists)
+        return cls(weights_2SF, neighbours, lists) if fits and cls.works() else None
 
     @staticmethod
     def works() -> bool:
@@ -115,7 +107,7 @@ class BlendKernel:
         Raises:
             MemoryError: there is not enough memory.
         """
-        most = len(rows_K) + self._most
+        most = len(rows_K) + len(BLENDED_WITH) * BREADTH
         columns = (
             np.empty(most, np.int32),
             np.empty(most, np.float32),
@@ -129,7 +121,7 @@ class BlendKernel:
             np.ascontiguousarray(scores_K, np.float32),
         )
         history, forbidden, found, told = read
-        hidden = None if query.hidden is None else np.ascontiguousarray(query.hidden)
+        hidden = None if query.hidden is None else np.ascontiguousarray(query.hidden, np.bool_)
         asked = _Blending(
             address_of(history),
             len(history),
@@ -214,8 +206,13 @@ class _Blending(ctypes.Structure):
     )
 
 
-BLEND_BYTES = ctypes.sizeof(_Blend)
-"""For whoever hands it on to compiled code that was built apart."""
+def blend_layout() -> int:
+    """Return what compiled code that knows these structures tells of them.
+
+    >>> blend_layout() > 1000 * LAYOUT
+    True
+    """
+    return 1000 * LAYOUT + 10 * ctypes.sizeof(_Blend) + ctypes.sizeof(_Blending)
 
 
 @cache
@@ -230,9 +227,9 @@ def _kernel() -> Any:
     except OSError:
         # Built for another machine, say: an install that was copied.
         return None
-    kernel.ouzel_blend_bytes.restype = ctypes.c_int64
-    if kernel.ouzel_blend_bytes() != 1000 * ctypes.sizeof(_Blend) + ctypes.sizeof(_Blending):
-        return None  # Of an older Ouzel.
+    told = getattr(kernel, "ouzel_blend_layout", None)
+    if told is None or told() != blend_layout():
+        return None  # Of an older Ouzel: a build that failed leaves it behind.
     kernel.ouzel_blend.restype = ctypes.c_int64
     kernel.ouzel_blend.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     return kernel

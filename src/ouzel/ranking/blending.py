@@ -28,12 +28,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ouzel.ranking.blend_kernel import BLENDED_WITH, LONGEST_LIST, BlendKernel
+from ouzel.ranking.blend_kernel import BLENDED_WITH, BREADTH, LONGEST_LIST, BlendKernel
 from ouzel.ranking.pipeline import Kind, Stage, Work
 from ouzel.retrieval.types import Candidates, Query, Source
-
-BREADTH = 100
-"""How many items each source proposes."""
 
 NUM_FEATURES = 3
 
@@ -149,7 +146,7 @@ class BlendSources(Stage):
             raise ValueError(f"sources {names}: give {BLENDED[1:]}")
         self._blender = blender
         self._others = tuple(others)
-        self.kernel = BlendKernel.of(blender.weights_2SF, self._others, breadth=BREADTH)
+        self.kernel = BlendKernel.of(blender.weights_2SF, self._others)
 
     def run(self, work: Work) -> Work:
         """Return the work with the lists blended."""

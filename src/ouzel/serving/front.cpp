@@ -317,7 +317,11 @@ class Front {
     void answer() {
         for (size_t start = 0; start < wanted_.size(); start += MOST_PASS) {
             const int64_t count = std::min<int64_t>(MOST_PASS, wanted_.size() - start);
-            maker.answer(wanted_.data() + start, count);
+            try {
+                maker.answer(wanted_.data() + start, count);
+            } catch (const std::bad_alloc &) {
+                // Who has no answer yet is passed on.
+            }
             for (size_t i = start; i < start + count; ++i) {
                 Connection &connection = *static_cast<Connection *>(wanted_[i].from);
                 if (connection.gone) continue;
@@ -434,7 +438,7 @@ extern "C" {
 // Who was built for another layout must not call.
 int64_t ouzel_front_bytes() {
     return 1000 * sizeof(ouzel::Lists) + 100 * sizeof(Place) + 10 * sizeof(ouzel::Search) +
-           sizeof(ouzel::Spent) + sizeof(ouzel::Blend);
+           sizeof(ouzel::Spent) + ouzel::blend_layout();
 }
 
 // Serves from a thread of its own; null if there is none.
@@ -480,6 +484,10 @@ int ouzel_front_put(void *front, const char *id, int64_t length, int64_t user, i
         static_cast<Front *>(front)->maker.users.drop(user);
         return 0;
     }
+}
+
+int ouzel_front_knows(void *front, int64_t user) {
+    return static_cast<Front *>(front)->maker.users.knows(user);
 }
 
 void ouzel_front_drop(void *front, int64_t user) {

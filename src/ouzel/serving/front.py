@@ -31,7 +31,7 @@ from ouzel.events.catalog import Catalog
 from ouzel.features.addresses import address_of
 from ouzel.inference.gated_steps import GatedSteps
 from ouzel.inference.states import UserStates
-from ouzel.ranking.blend_kernel import BLEND_BYTES, BlendKernel
+from ouzel.ranking.blend_kernel import BlendKernel, blend_layout
 from ouzel.ranking.stages import SEQUENCE
 from ouzel.retrieval.scan import SPARE, Arguments, ScanIndex
 from ouzel.serving.direct import PROPOSERS
@@ -187,10 +187,10 @@ class Front:
 
     def put(self, user: int) -> None:
         """Let a user be answered here, if there is a current state."""
-        if user in self._inside:
+        if self._front is None or (user in self._inside and self._knows(user)):
             return
         slot, visitor = self._states.current(user), self._visitors.present(user)
-        if self._front is None or slot is None or visitor is None or visitor.user_id is None:
+        if slot is None or visitor is None or visitor.user_id is None:
             return
         self._inside.add(user)
         name, seen, known = visitor.user_id.encode(), visitor.seen, visitor.known.rows
@@ -199,6 +199,10 @@ class Front:
             *(name, len(name), user, slot),
             *(address_of(seen), len(seen), address_of(known), len(known)),
         )
+
+    def _knows(self, user: int) -> bool:
+        """Return whether a user who was put in is there still, and not pushed out by others."""
+        return bool(self._kernel.ouzel_front_knows(self._front, user))
 
     def change(self, user: int) -> None:
         """Say that the history of `user` is another now, and that no state is current."""
@@ -370,7 +374,7 @@ def _kernel() -> Any:
         return None
     kernel.ouzel_front_bytes.restype = ctypes.c_int64
     layout = 1000 * ctypes.sizeof(_Lists) + 100 * ctypes.sizeof(_Place)
-    layout += 10 * ctypes.sizeof(Arguments) + _ANSWER_BYTES + BLEND_BYTES
+    layout += 10 * ctypes.sizeof(Arguments) + _ANSWER_BYTES + blend_layout()
     if kernel.ouzel_front_bytes() != layout:
         return None  # Of an older Ouzel, or a system that has no such thread.
     pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -383,6 +387,7 @@ def _kernel() -> Any:
     kernel.ouzel_front_put.argtypes = [
         pointer, ctypes.c_char_p, number, number, number, pointer, number, pointer, number,
     ]  # fmt: skip
+    kernel.ouzel_front_knows.argtypes = [pointer, number]
     kernel.ouzel_front_drop.argtypes, kernel.ouzel_front_drop.restype = [pointer, number], None
     kernel.ouzel_front_take.argtypes, kernel.ouzel_front_take.restype = 5 * [pointer], None
     return kernel

@@ -75,6 +75,8 @@ class FrontDoor:
             case (UserStates() as states, LiveIndex(engine=ScanIndex() as index) as live):
                 if states.graphs.steps is None or live.query_bytes > BRIEF_BYTES or live.changed:
                     return None
+                if blend is not None and blend.num_rows > len(index.vectors_ND):
+                    return None  # It could propose what has no vector, and no id here.
             case _:
                 return None
         front = Front(

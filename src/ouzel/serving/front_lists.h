@@ -93,6 +93,11 @@ class Users {
         erase(user);
     }
 
+    bool knows(int64_t user) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return ids_.find(user) != ids_.end();
+    }
+
     bool find(const std::string &id, Known &known) {
         const std::lock_guard<std::mutex> lock(mutex_);
         const auto found = by_id_.find(id);
@@ -103,7 +108,7 @@ class Users {
 
   private:
     static int64_t cost(int64_t length, const Known &known) {
-        return 256 + 2 * length + static_cast<int64_t>(known.seen->size() * sizeof(int32_t));
+        return 256 + sizeof(Known) + 2 * length + static_cast<int64_t>(known.seen->size() * sizeof(int32_t));
     }
 
     void erase(int64_t user) {
@@ -232,12 +237,12 @@ class ListMaker {
             one->spent.ms[DECODE] = static_cast<float>(begun - one->read_ms);
             one->spent.ms[STATE] = static_cast<float>(read - begun);
             one->spent.ms[SEARCH] = static_cast<float>(found - read);
-            const double before = monotonic_ms();
             const List list = lists_.blend ? blended(*one, i, k) : as_found(i, k);
             if (!full(list, one->n)) continue;
-            const double done = monotonic_ms();
-            one->spent.ms[BLEND] = lists_.blend ? static_cast<float>(done - before) : 0;
-            write(*one, list, now, done);
+            // As the others of a pass are written, so is their time: it is waited for.
+            const double blended_at = lists_.blend ? monotonic_ms() : found;
+            one->spent.ms[BLEND] = static_cast<float>(blended_at - found);
+            write(*one, list, now, blended_at);
         }
     }
 
@@ -371,8 +376,11 @@ class ListMaker {
         const std::string id = request_id(now);
         if (id.empty()) return;
         std::string &text = one.reply;
+        text.clear();
         text.reserve(128 + (list.ranks ? 160 : 96) * one.n);
-        text = "{\"request_id\":\"" + id + "\",\"items\":[";
+        text += "{\"request_id\":\"";
+        text += id;
+        text += "\",\"items\":[";
         for (int64_t i = 0; i < one.n; ++i) {
             text += i ? ",{\"item_id\":" : "{\"item_id\":";
             add_quoted(text, list.rows[i]);
@@ -391,8 +399,8 @@ class ListMaker {
         add_ms(text, done - one.read_ms);
         text += '}';
         one.spent.ms[ENCODE] = static_cast<float>(done - begun);
-        one.answered = true;
         note(one, id, list.rows, now);
+        one.answered = true;
     }
 
     // The row of an impression in the log, see `EventLog.append_shown`.
