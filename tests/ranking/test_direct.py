@@ -243,7 +243,7 @@ def test_of_whom_the_model_knows_nothing_no_list_is_made():
 
 def test_a_search_for_another_thread_is_not_done_here(monkeypatch):
     served = Served.of(7)
-    monkeypatch.setattr(served.search, "brief", lambda queries: False)
+    monkeypatch.setattr(served.search, "brief", lambda queries, most: False)
     assert not served.direct.serves(2)
 
 

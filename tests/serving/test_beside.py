@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from ouzel.ranking import assembly, stages
+from ouzel.ranking import assembly, direct, stages
 from ouzel.ranking.pipeline import Work
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.retrieval.types import Candidates, Query
@@ -30,6 +30,7 @@ def engine(tmp_path, monkeypatch):
     monkeypatch.setattr(assembly, "EXACT_ROWS", 0)
     # And no search is so brief that the loop does it.
     monkeypatch.setattr(stages, "BRIEF_BYTES", 0)
+    monkeypatch.setattr(direct, "DIRECT_BYTES", 0)
     monkeypatch.setattr("ouzel.events.clock.now_ms", lambda: 10**12)
     write_home(tmp_path / "home")
     return open_home(tmp_path / "home", state_bytes=1 << 20)

@@ -8,7 +8,8 @@ import re
 import msgspec
 import pytest
 
-from ouzel.ranking import assembly, stages
+from ouzel.ranking import assembly
+from ouzel.ranking import direct as ranking_direct
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.serving.app import build_app
 from ouzel.serving.child import core_numbers
@@ -297,7 +298,7 @@ def test_a_search_that_takes_long_is_left_to_another_thread(
     tmp_path, ways, monkeypatch, brief, way
 ):
     monkeypatch.setattr(assembly, "EXACT_ROWS", 0)
-    monkeypatch.setattr(stages, "BRIEF_BYTES", brief)
+    monkeypatch.setattr(ranking_direct, "DIRECT_BYTES", brief)
     write_home(tmp_path / "home")
     engine = open_home(tmp_path / "home", state_bytes=1 << 20)
     with running(build_app(engine, Access("127.0.0.1", None))) as client:

@@ -27,6 +27,10 @@ from ouzel.ranking.pipeline import Pipeline
 from ouzel.ranking.stages import SEQUENCE, DropForbidden, EncodeUser, FillFrom, SearchIndex, TopK
 from ouzel.retrieval.types import Candidates, Query
 
+DIRECT_BYTES = 8 << 20
+"""A search that reads no more than that, 0.4 ms, is done with the rest of the request: a thread of
+its own would save that time for others, and take longer for this one."""
+
 _FILLING = FillFrom | DropForbidden | TopK
 _BITS = np.array([1 << source for source in range(len(BLENDED))], np.int8)
 
@@ -86,7 +90,7 @@ class DirectSearch:
     @property
     def brief(self) -> bool:
         """Return whether a search is too brief to go elsewhere."""
-        return self._search.brief(1)
+        return self._search.brief(1, DIRECT_BYTES)
 
     def serves(self, user: int) -> bool:
         """Return whether the user's state is held, and a search is brief."""

@@ -151,11 +151,14 @@ class SearchIndex(Stage):
         self._worker = worker if can else None
         return can
 
-    def brief(self, queries: int) -> bool:
-        """Return whether so many queries are better searched here than by the worker."""
+    def brief(self, queries: int, most: int | None = None) -> bool:
+        """Return whether so many queries are better searched here than by the worker.
+
+        They are if they read at most so many bytes, by default `BRIEF_BYTES`.
+        """
         if self._worker is None or not queries or not isinstance(self.index, LiveIndex):
             return True
-        return queries * self.index.query_bytes <= BRIEF_BYTES
+        return queries * self.index.query_bytes <= (BRIEF_BYTES if most is None else most)
 
     def begin(self, work: Work, done: Callable[[], None]) -> Finish | None:
         """Begin the search with the worker, if there is one."""

@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 
 from ouzel.inference.states import UserStates
-from ouzel.ranking.direct import DirectSearch
-from ouzel.ranking.stages import BRIEF_BYTES, SearchIndex
+from ouzel.ranking.direct import DIRECT_BYTES, DirectSearch
+from ouzel.ranking.stages import SearchIndex
 from ouzel.retrieval.live import LiveIndex
 from ouzel.retrieval.scan import ScanIndex
 from ouzel.serving.engine import Engine
@@ -73,7 +73,7 @@ class FrontDoor:
         ]
         match (parts.states, *searches):
             case (UserStates() as states, LiveIndex(engine=ScanIndex() as index) as live):
-                if states.graphs.steps is None or live.query_bytes > BRIEF_BYTES or live.changed:
+                if states.graphs.steps is None or live.query_bytes > DIRECT_BYTES or live.changed:
                     return None
                 if blend is not None and blend.num_rows > len(index.vectors_ND):
                     return None  # It could propose what has no vector, and no id here.
