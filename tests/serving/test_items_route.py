@@ -139,7 +139,7 @@ def test_a_title_that_changes_while_the_search_is_made_anew_is_found(client, eng
         begun.set()
         let.wait(60)  # whatever was read of the titles is old from here on
 
-    monkeypatch.setattr("ouzel.serving.engine.MOST_CHANGED_TITLES", 0)
+    monkeypatch.setattr("ouzel.serving.live_titles.MOST_CHANGED", 0)
     monkeypatch.setattr(TitleSearch, "__init__", slow)
     client.patch("/v1/items/i1", json={"fields": {"title": "First"}})
     assert begun.wait(60)

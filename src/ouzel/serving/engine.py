@@ -33,6 +33,7 @@ from ouzel.serving.child import core_numbers
 from ouzel.serving.direct import Direct
 from ouzel.serving.draining import Draining
 from ouzel.serving.live import Live
+from ouzel.serving.live_titles import LiveTitles
 from ouzel.serving.memory import give_back
 from ouzel.serving.metrics import Family, Metrics
 from ouzel.serving.rebuilds import Encoder, Rebuilds
@@ -55,9 +56,6 @@ AUDIT_SECONDS = 5.0
 
 NEWEST_EVENTS = 50_000
 """How far back in the log the trending list begins: a tenth of a second's reading."""
-
-MOST_CHANGED_TITLES = 1000
-"""Changed titles before the search of titles is made anew."""
 
 TITLE = "title"
 """The column that items are found by."""
@@ -96,7 +94,7 @@ class Engine:
         self.popular: dict[str, Source] = {**parts.popular, "trending": self._trending}
         self.writer = parts.writer
         self.catalog = parts.log.catalog
-        self.titles = TitleSearch(self.catalog.column(TITLE))
+        self._titles = LiveTitles(lambda: self.catalog.column(TITLE))
         self._availability = Availability(self.catalog, num_rows=parts.num_rows)
         self.filters = Filters(self.catalog, self._availability, num_rows=parts.num_rows)
         self.users = _some_users(parts.log)
@@ -131,8 +129,6 @@ class Engine:
         self._scanning: ScanWorker | None = None
         self._audits: asyncio.Task[None] | None = None
         self._draining = Draining(parts.states, self._other_cores)
-        self._renewing: asyncio.Task[None] | None = None
-        self._late_titles: list[tuple[int, str]] = []
         self._random = random.Random()
         self.metrics.families += self._families()
         self.stream = Stream(Live(self.metrics))
@@ -160,6 +156,11 @@ class Engine:
             metrics=self.metrics,
             encodes=self._rebuilds is None,
         )
+
+    @property
+    def titles(self) -> TitleSearch:
+        """Return the search of titles as it is now."""
+        return self._titles.search
 
     @property
     def hidden_rows(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -190,9 +191,9 @@ class Engine:
         """Write what waits, then close the log."""
         self.ready = False
         self.stream.close()
-        for task in (self._audits, self._renewing):
-            if task is not None:
-                task.cancel()
+        self._titles.close()
+        if self._audits is not None:
+            self._audits.cancel()
         self._draining.close()
         if self._encoder is not None:
             self._encoder.close()
@@ -292,26 +293,8 @@ class Engine:
     def _apply_item(self, item: ItemUpdate, row: int) -> None:
         self._availability.change(row, item.columns)
         self.filters.change(row)
-        if TITLE not in item.columns:
-            return
-        self.titles.change(row, item.columns[TITLE])
-        if self._renewing is not None:
-            self._late_titles.append((row, item.columns[TITLE]))
-        elif self.titles.changed > MOST_CHANGED_TITLES:
-            self._late_titles = []
-            self._renewing = asyncio.get_running_loop().create_task(self._renew_titles())
-
-    async def _renew_titles(self) -> None:
-        """Make the search of titles anew, beside the loop; what changes meanwhile is in it too."""
-        try:
-            fresh = await asyncio.to_thread(TitleSearch, self.catalog.column(TITLE))
-            for row, title in self._late_titles:
-                fresh.change(row, title)
-            self.titles = fresh
-        except Exception:
-            logger.exception("the search of titles could not be made anew")
-        finally:
-            self._renewing = None
+        if TITLE in item.columns:
+            self._titles.change(row, item.columns[TITLE])
 
     def _families(self) -> list[Family]:
         """Return what the metrics show of what is kept elsewhere."""
