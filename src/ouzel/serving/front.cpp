@@ -3,7 +3,7 @@
 // A connection either waits for a request (IDLE), or one of its requests is with the interpreter, which
 // has an end of a socket pair for it (ASKED), or all that comes goes there and back until one of both
 // hangs up (TUNNEL). What is answered here is a whole request whose head the interpreter has let in
-// before, to the letter, and whose user is known (front_lists.h). All else is passed on as it came, so
+// before, to the letter, and whose user is known (front_users.h). All else is passed on as it came, so
 // HTTP has one implementation, and an answer that is not made here is made there.
 //
 // References:
