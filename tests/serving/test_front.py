@@ -277,10 +277,9 @@ def test_a_popular_list_that_is_not_known_far_enough_is_for_the_interpreter(tmp_
 def test_who_was_pushed_out_is_let_in_again(tmp_path, monkeypatch):
     monkeypatch.setattr(front, "USER_BYTES", 600)  # one user
     with at_the_door(opened(tmp_path, monkeypatch)) as client:
-        direct(client, {"user_id": "u1", "n": 9})
-        direct(client, {"user_id": "u2", "n": 9})  # u1 has to go
-        direct(client, {"user_id": "u1", "n": 9})
-        before = answered(client)
+        for user in ("u1", "u2", "u1"):  # each has to go for the next
+            direct(client, {"user_id": user, "n": 9})
+            before = answered(client)  # and by now the next is in
         for _ in range(3):
             direct(client, {"user_id": "u1", "n": 9})
         assert answered(client) == before + 3
