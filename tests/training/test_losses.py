@@ -155,13 +155,30 @@ def test_sampled_losses_are_those_of_their_papers(loss: str) -> None:
     negatives = torch.tensor([int(targets[0]), 5, 9, 9, 14])
     log_chance = log_chances(torch.arange(23.0)).double()
     found = {
-        "softmax": lambda *given: sampled_softmax(*given, log_chance),
-        "bce": binary_cross_entropy,
-        "gbce": lambda *given: binary_cross_entropy(*given, exponent=calibration(5, 22)),
-        "bpr": pairwise,
-    }[loss](vectors, targets, items, negatives)
+        "softmax": lambda *given, rows: sampled_softmax(*given, rows, log_chance),
+        "bce": lambda *given, rows: binary_cross_entropy(*given, rows[None]),
+        "gbce": lambda *given, rows: binary_cross_entropy(
+            *given, rows[None], exponent=calibration(5, 22)
+        ),
+        "bpr": lambda *given, rows: pairwise(*given, rows),
+    }[loss](vectors, targets, items, rows=negatives)
     expected = plain(loss, vectors.detach(), targets, items.detach(), negatives, log_chance)
     assert found.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 5])
+def test_runs_of_positions_have_negatives_of_their_own(groups: int) -> None:
+    vectors, targets, items = sample()
+    negatives = torch.randint(1, 23, (groups, 5), generator=torch.Generator().manual_seed(1))
+    run = -(-len(vectors) // groups)
+    expected = 0.0
+    for group in range(groups):
+        part = slice(group * run, min((group + 1) * run, len(vectors)))
+        told = vectors.detach()[part], targets[part], items.detach(), negatives[group], None
+        if len(told[0]):
+            expected += plain("bce", *told) * len(told[0])
+    found = binary_cross_entropy(vectors, targets, items, negatives)
+    assert found.item() == pytest.approx(expected / len(vectors))
 
 
 def test_the_correction_takes_away_what_sampling_adds() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from ouzel.events.interactions import History, Interactions, from_histories
 from ouzel.models.sequence.esasrec import ESASRec, ESASRecConfig
+from ouzel.training import objectives
 from ouzel.training.fit import FitSettings, fit, told_settings
 from ouzel.training.losses import calibration, full_softmax, sampled_softmax
 from ouzel.training.objectives import LOSSES, Objective, loss_named
@@ -56,15 +57,17 @@ SAMPLED = [loss.name for loss in LOSSES if loss.negatives != "all"]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_rows_that_a_batch_needs_give_what_the_whole_table_gives(name: str) -> None:
+def test_rows_that_a_batch_needs_give_what_the_whole_table_gives(name: str, monkeypatch) -> None:
     """Where a batch needs fewer rows than there are, only those vectors are made."""
+    monkeypatch.setattr(objectives, "POSITIONS_A_DRAW", 4)
     net, (vectors, targets) = model(), batch()
     objective = Objective(name, walks(), num_negatives=8)
     asked = []
     original, net.item = net.item, lambda rows, table: asked.append(rows) or original(rows, table)
     found = objective(net, vectors, targets, np.random.default_rng(4))
-    negatives = objective._draw(targets.numpy(), np.random.default_rng(4))
-    assert asked[0].tolist() == sorted({*targets.tolist(), *negatives.tolist()})
+    negatives = objective._draws(targets.numpy(), np.random.default_rng(4))
+    assert negatives.shape == ((3, 8) if name in ("bce", "gbce") else (8,))
+    assert asked[0].tolist() == sorted({*targets.tolist(), *negatives.ravel().tolist()})
     more = () if objective._log_chance_N is None else (objective._log_chance_N,)
     told = {"exponent": calibration(8, NUM_ROWS - 1)} if name == "gbce" else {}
     expected = objective.loss.of(

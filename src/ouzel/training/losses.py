@@ -150,13 +150,14 @@ def binary_cross_entropy(
     vectors_TD: Tensor,
     targets_T: Tensor,
     items_ND: Tensor,
-    negatives_K: Tensor,
+    negatives_GK: Tensor,
     *,
     exponent: float = 1.0,
 ) -> Tensor:
     """Return the mean of -(e log p(target) + sum of log(1 - p(negative))) / (K + 1), p = sigmoid.
 
-    With an `exponent` e below 1 (see `calibration`) this is gBCE.
+    The positions fall into G runs of equal length, the last one may be shorter, and each run has
+    negatives of its own. With an `exponent` e below 1 (see `calibration`) this is gBCE.
 
     References:
         Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018. Petrov and
@@ -164,14 +165,21 @@ def binary_cross_entropy(
         Negative Sampling", RecSys 2023.
 
     >>> user, items_ND = torch.tensor([[1.0, 0.0]]), torch.zeros(3, 2)
-    >>> loss = binary_cross_entropy(user, torch.tensor([1]), items_ND, torch.tensor([2]))
+    >>> loss = binary_cross_entropy(user, torch.tensor([1]), items_ND, torch.tensor([[2]]))
     >>> round(loss.item(), 4)  # both are even chances
     0.6931
     """
     positive_T = functional.logsigmoid(_own(vectors_TD, targets_T, items_ND))
-    negative_TK = functional.logsigmoid(-(vectors_TD @ items_ND[negatives_K].T))
-    negative_TK = negative_TK.masked_fill(_same(targets_T, negatives_K), 0.0)
-    return -(exponent * positive_T + negative_TK.sum(1)).mean() / (len(negatives_K) + 1)
+    count, groups = len(vectors_TD), len(negatives_GK)
+    run = -(-count // groups)
+    missing = run * groups - count
+    vectors_GRD = functional.pad(vectors_TD, (0, 0, 0, missing)).view(groups, run, -1)
+    targets_GR = functional.pad(targets_T, (0, missing)).view(groups, run)
+    logits_GRK = vectors_GRD @ items_ND[negatives_GK].transpose(1, 2)
+    same_GRK = targets_GR.unsqueeze(2) == negatives_GK.unsqueeze(1)
+    negative_GR = functional.logsigmoid(-logits_GRK).masked_fill(same_GRK, 0.0).sum(2)
+    negative_T = negative_GR.flatten()[:count]
+    return -(exponent * positive_T + negative_T).mean() / (negatives_GK.shape[1] + 1)
 
 
 def calibration(num_negatives: int, num_items: int, *, share: float = 0.75) -> float:

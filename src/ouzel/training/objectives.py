@@ -35,6 +35,9 @@ from ouzel.training.samplers import popular_negatives, uniform_negatives
 POPULARITY_POWER = 0.75
 """Of the counts that popular negatives are drawn by."""
 
+POSITIONS_A_DRAW = 256
+"""Positions that share negatives where not all of a batch do: about a sequence's."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -43,6 +46,9 @@ class Loss:
     name: str
     negatives: Literal["all", "uniform", "popular", "batch"]
     of: Callable[..., Tensor]
+    shares: bool = True
+    """Whether a batch has one draw of negatives. What compares a target with them does not mind; a
+    binary loss is to get the level of every item right, and would push a few of them at a time."""
 
 
 LOSSES: tuple[Loss, ...] = (
@@ -51,8 +57,8 @@ LOSSES: tuple[Loss, ...] = (
     Loss("batch_softmax", "batch", sampled_softmax),
     Loss("full_softmax", "all", full_softmax),
     Loss("cut_softmax", "all", cut_softmax),
-    Loss("bce", "uniform", binary_cross_entropy),
-    Loss("gbce", "uniform", binary_cross_entropy),
+    Loss("bce", "uniform", binary_cross_entropy, shares=False),
+    Loss("gbce", "uniform", binary_cross_entropy, shares=False),
     Loss("bpr", "uniform", pairwise),
 )
 """Every loss that can be chosen; the first is the default."""
@@ -104,22 +110,32 @@ class Objective:
             return self.loss.of(vectors_TD, targets_T, model.item_vectors())
         if self.loss.name == "sampled_softmax" and self.num_negatives >= self.num_rows - 1:
             return full_softmax(vectors_TD, targets_T, model.item_vectors())
-        negatives_K = torch.from_numpy(self._draw(targets_T.numpy(), rng))
+        negatives = torch.from_numpy(self._draws(targets_T.numpy(), rng))
         told = {} if self._exponent is None else {"exponent": self._exponent}
         log_chance_N = self._log_chance_N
-        if len(targets_T) + len(negatives_K) >= self.num_rows:
+        if len(targets_T) + negatives.numel() >= self.num_rows:
             items_ND = model.item_vectors()
         else:
-            both = torch.cat([targets_T, negatives_K])
+            both = torch.cat([targets_T, negatives.flatten()])
             rows_M, places = torch.unique(both, return_inverse=True)
             items_ND = model.item(rows_M, model.items.weight)
-            targets_T, negatives_K = places[: len(targets_T)], places[len(targets_T) :]
+            targets_T, negatives = (
+                places[: len(targets_T)],
+                places[len(targets_T) :].view(negatives.shape),
+            )
             log_chance_N = None if log_chance_N is None else log_chance_N[rows_M]
         more = () if log_chance_N is None else (log_chance_N,)
-        return self.loss.of(vectors_TD, targets_T, items_ND, negatives_K, *more, **told)
+        return self.loss.of(vectors_TD, targets_T, items_ND, negatives, *more, **told)
+
+    def _draws(self, targets_T: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the negatives of a batch: (K,) for all, or (G, K) for runs of its positions."""
+        if self.loss.shares:
+            return self._draw(targets_T, rng)
+        groups = max(1, -(-len(targets_T) // POSITIONS_A_DRAW))
+        return np.stack([self._draw(targets_T, rng) for _ in range(groups)])
 
     def _draw(self, targets_T: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the negatives (K,) of a batch."""
+        """Return negatives (K,)."""
         if self.loss.negatives == "uniform":
             return uniform_negatives(rng, num_rows=self.num_rows, count=self.num_negatives)
         if self.loss.negatives == "popular":
