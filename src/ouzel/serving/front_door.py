@@ -62,8 +62,10 @@ class FrontDoor:
         True
         """
         parts = engine.parts
+        if parts.workers > 1 or not Front.works():
+            return None
         direct = DirectSearch.of(parts.pipeline)
-        if parts.workers > 1 or not Front.works() or direct is None:
+        if direct is None:
             return None
         blend = None if direct.blend is None else direct.blend.kernel
         if blend is None and direct.blend is not None:
