@@ -126,3 +126,13 @@ def test_a_newer_or_damaged_store_is_refused(make_bundle: Make, store: BundleSto
     with pytest.raises(ValueError, match="only the history of promotions"):
         store.rollback()
     assert store.current() == bundle.path
+
+
+def test_a_log_that_is_missing_beside_a_promoted_bundle_is_told_of(tmp_path):
+    store = BundleStore(tmp_path)
+    store.check_log(tmp_path / "events.db")  # nothing was trained yet
+    (tmp_path / "current").write_text("0123456789abcdef\n")
+    with pytest.raises(ValueError, match=r"events\.db is missing, and the model of this home"):
+        store.check_log(tmp_path / "events.db")
+    (tmp_path / "events.db").touch()
+    store.check_log(tmp_path / "events.db")

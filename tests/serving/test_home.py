@@ -218,6 +218,10 @@ def test_a_home_that_cannot_be_served_says_why(home, tmp_path):
     with pytest.raises(ValueError, match="no model yet"):
         open_home(tmp_path / "empty", state_bytes=STATE_BYTES)
     (home / "events.db").unlink()
+    with pytest.raises(ValueError, match="is missing, and the model of this home belongs to it"):
+        open_home(home, state_bytes=STATE_BYTES)
+    assert not (home / "events.db").exists()
+    EventLog.open(home / "events.db").close()  # an empty one
     with pytest.raises(ValueError, match="another catalogue"):
         open_home(home, state_bytes=STATE_BYTES)
     graph = BundleStore(home).current() / "query.onnx"

@@ -43,6 +43,21 @@ class BundleStore:
         self.home = home
         self.bundles = home / "bundles"
 
+    def check_log(self, log: Path) -> None:
+        """Return nothing if the log is there, or no Bundle that could belong to it.
+
+        Raises:
+            ValueError: a Bundle was promoted, and its log is missing: an empty one in its place
+                would look as if all was well.
+
+        >>> BundleStore(Path("no-such-home")).check_log(Path("no-such-home/events.db"))
+        """
+        if (self.home / "current").exists() and not log.exists():
+            raise ValueError(
+                f"{log} is missing, and the model of this home belongs to it: restore a copy, or "
+                "train into another folder"
+            )
+
     def current(self) -> Path:
         """Return the folder of the Bundle that is served.
 

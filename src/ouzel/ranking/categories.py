@@ -40,7 +40,7 @@ class Categories:
         known = self._catalog.column_names
         for field in fields:
             if field not in known:
-                some = ", ".join(known[:10]) or "no field"
+                some = ", ".join(known[:10]) or "no fields yet, put some with them"
                 raise ValueError(f"no item has a field {field[:64]!r}: items have {some}")
 
 

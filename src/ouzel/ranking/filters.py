@@ -227,7 +227,8 @@ class Filters:
         for name in sorted(conditions.fields(condition) - set(known)):
             close = get_close_matches(name, known, n=1)
             some = ", ".join(known[:_MOST_NAMES])
-            hint = f"did you mean {close[0]}?" if close else f"items have {some}"
+            told = f"items have {some}" if some else "items have no fields yet, put some with them"
+            hint = f"did you mean {close[0]}?" if close else told
             raise ValueError(f"no item has a field {name[:64]!r}: {hint}")
 
     def _where(self, comparison: Comparison, changes: list[int], seen: int) -> NDArray[np.bool_]:

@@ -34,9 +34,15 @@ class Home:
         return self.root / "training"
 
     def log(self) -> EventLog:
-        """Return the open log, made if it is not there yet."""
+        """Return the open log, made if it is not there yet.
+
+        Raises:
+            ValueError: it is missing where there is a model, or cannot be opened.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        return EventLog.open(self.root / "events.db")
+        path = self.root / "events.db"
+        self.store().check_log(path)
+        return EventLog.open(path)
 
     def store(self) -> BundleStore:
         """Return the store that says which Bundle is served."""

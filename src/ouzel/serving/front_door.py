@@ -65,10 +65,8 @@ class FrontDoor:
         if parts.workers > 1 or not Front.works():
             return None
         direct = DirectSearch.of(parts.pipeline)
-        if direct is None:
-            return None
-        blend = None if direct.blend is None else direct.blend.kernel
-        if blend is None and direct.blend is not None:
+        blend = None if direct is None or direct.blend is None else direct.blend.kernel
+        if direct is None or (blend is None and direct.blend is not None):
             return None
         searches = [
             stage.index for stage in parts.pipeline.stages if isinstance(stage, SearchIndex)

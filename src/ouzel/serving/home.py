@@ -58,7 +58,9 @@ def open_home(
     ...
     ValueError: no-such-home has no model yet: run `ouzel train --data PATH --out no-such-home`
     """
-    bundle = load_bundle(BundleStore(home).current())
+    store = BundleStore(home)
+    bundle = load_bundle(store.current())
+    store.check_log(home / LOG_FILE)
     log = EventLog.open(home / LOG_FILE)
     try:
         _check_catalogue(log, bundle)
