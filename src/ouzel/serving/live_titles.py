@@ -24,7 +24,7 @@ class LiveTitles:
     """
 
     def __init__(self, read: Callable[[], Sequence[str]]) -> None:
-        """`read` gives the titles of all rows, as they are when it is called; of any thread."""
+        """`read` gives the titles of all rows; another thread goes over them while some change."""
         self._read = read
         self.search = TitleSearch(read())
         self._late: list[tuple[int, str]] = []
@@ -47,7 +47,7 @@ class LiveTitles:
     async def _renew(self) -> None:
         """Make the search anew, beside the loop; what changes meanwhile is in it too."""
         try:
-            fresh = await asyncio.to_thread(lambda: TitleSearch(self._read()))
+            fresh = await asyncio.to_thread(TitleSearch, self._read())
             for row, title in self._late:
                 fresh.change(row, title)
             self.search = fresh
